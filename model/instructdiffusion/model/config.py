@@ -1,0 +1,132 @@
+"""The one typed tree of settings of a training run.
+
+Frozen, with units, refusing unknown names: every error is listed at once, each with where it is and what would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from instructdiffusion.model.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A part of the tree."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Network(Section):
+    """Sizes of the networks when they are made from nothing; a run that starts from a model takes them from there."""
+
+    size: int = Field(64, description="side of the pictures, pixels", ge=32)
+    patch: int = Field(4, description="pixels per latent cell, along one side", ge=2)
+    channels: int = Field(32, description="latent channels", ge=3)
+    widths: tuple[int, ...] = Field(
+        (96, 128, 192), description="channels of the U-Net at each resolution, finest first"
+    )
+    layers: int = Field(1, description="residual blocks per resolution", ge=1)
+    heads: int = Field(4, description="attention heads", ge=1)
+    text_width: int = Field(192, description="width of the text encoder")
+    text_layers: int = Field(2, description="layers of the text encoder", ge=1)
+    tokens: int = Field(60, description="longest instruction, in tokens", ge=8)
+
+
+class Diffusion(Section):
+    """What the U-Net predicts, under which noise, and which conditions are dropped for guidance."""
+
+    prediction: Literal["epsilon", "v_prediction", "sample"] = Field(
+        "epsilon", description="meaning of the network's output"
+    )
+    from_source: bool = Field(
+        False, description="predict the target as source + output, so that 'change nothing' is the start"
+    )
+    schedule: Literal["scaled_linear", "squaredcos_cap_v2"] = Field(
+        "scaled_linear", description="noise schedule, as diffusers names it"
+    )
+    time_power: float = Field(1.0, description="time is u ** this for uniform u; below 1 leans towards noise", gt=0)
+    drop_text: float = Field(0.075, description="share of samples that lose their instruction", ge=0, lt=0.5)
+    drop_image: float = Field(
+        0.075, description="share of samples that lose their source; never the same ones", ge=0, lt=0.5
+    )
+    focus: float = Field(
+        0.0, description="extra loss weight shared out over the changed cells; 0: all cells alike", ge=0
+    )
+
+
+class Optim(Section):
+    """Optimizer and its schedule; all counts are of optimizer steps."""
+
+    steps: int = Field(62_200, description="optimizer steps", ge=1)
+    batch_size: int = Field(3072, description="triplets per optimizer step, over all processes", ge=1)
+    micro_batch: int = Field(64, description="triplets per process per forward pass", ge=1)
+    learning_rate: float = Field(1e-4, description="at its highest", gt=0)
+    warmup: int = Field(0, description="steps until the learning rate is reached", ge=0)
+    decay: Literal["constant", "cosine"] = Field("constant", description="what the learning rate does after warm-up")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's")
+    clip: float = Field(1.0, description="largest norm of the gradient", gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: what is fastest on this machine, measured"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+
+
+class Run(Section):
+    """One training run."""
+
+    name: str = Field(description="of the recipe")
+    network: Network = Network()
+    diffusion: Diffusion = Diffusion()
+    optim: Optim = Optim()
+    ema_decay: float = Field(0.9999, description="of the weights' moving average", ge=0, lt=1)
+    train_text: bool = Field(False, description="whether the text encoder learns too")
+    seed: int = Field(0, description="of initialisation, order and noise")
+    checkpoint_every: int = Field(500, description="steps between checkpoints", ge=1)
+    log_every: int = Field(25, description="steps between metrics", ge=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.optim.batch_size % self.optim.micro_batch:
+            raise ValueError(
+                f"optim.batch_size={self.optim.batch_size} is not a multiple of "
+                f"optim.micro_batch={self.optim.micro_batch}; set either so that it divides"
+            )
+        return self
+
+
+def parse(values: Mapping[str, Any]) -> Run:
+    """Make a run from nested values.
+
+    Raises:
+        ConfigError: one line that lists everything wrong.
+    """
+    try:
+        return Run.model_validate(values)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'run'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+        )
+        raise ConfigError(f"settings of the run: {wrong}") from error
+
+
+def override(run: Run, settings: list[str]) -> Run:
+    """Change single settings: `override(run, ["optim.steps=100"])`.
+
+    Raises:
+        ConfigError: a setting has no `=`, names nothing, or has a value that doesn't fit.
+    """
+    values = run.model_dump()
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"setting {setting!r} has no value; write it as name=value, for instance optim.steps=100")
+        *sections, name = path.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = yaml.safe_load(text)
+    return parse(values)

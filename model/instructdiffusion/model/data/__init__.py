@@ -1,0 +1,1 @@
+"""Photographs, shards of triplets, and the latents made from them."""

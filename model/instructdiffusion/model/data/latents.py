@@ -1,0 +1,142 @@
+"""Latents: a data set's triplets encoded once, so that training runs neither the autoencoder nor a frozen text encoder.
+
+One safetensors file per shard (source, target, tokens or text states, task), and a manifest whose parent is the
+triplets' manifest. Files are mapped into memory, not read.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from instructdiffusion.model.data.shards import MANIFEST, Manifest, Shard, Triplet, read_triplets
+from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.network import Model, load
+from instructdiffusion.model.tasks import TASKS
+
+BATCH = 250  # triplets encoded at once
+
+
+def encode(
+    shards: Path,
+    model: Path | Model | None,
+    out: Path,
+    *,
+    states: bool = True,
+    progress: Callable[[int, int], None] = lambda d, t: None,
+) -> Manifest:
+    """Encode every triplet with a model's autoencoder and text encoder.
+
+    Args:
+        states: keep the text encoder's hidden states; False keeps token ids, for a run that trains the text encoder.
+
+    Raises:
+        DataError: shards are damaged, or their pictures are not of the model's resolution.
+    """
+    nets = model if isinstance(model, Model) else load(model)
+    parent = Manifest.load(shards)
+    if parent.size != nets.resolution:
+        raise DataError(
+            f"{shards} holds pictures of {parent.size} pixels, the model takes {nets.resolution}; "
+            f"synthesize with size={nets.resolution}"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    made: list[Shard] = []
+    for batch in _batches(read_triplets(shards), BATCH * 4):
+        path = out / f"latents-{len(made):05d}.safetensors"
+        made.append(_encode_batch(nets, batch, path, states))
+        progress(sum(s.count for s in made), parent.total)
+    return parent.model_copy(update={"shards": tuple(made), "parents": (digest_of(shards / MANIFEST),)}).save(out)
+
+
+def _batches(triplets: Iterator[Triplet], size: int) -> Iterator[list[Triplet]]:
+    batch: list[Triplet] = []
+    for triplet in triplets:
+        batch.append(triplet)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _encode_batch(nets: Model, batch: list[Triplet], path: Path, states: bool) -> Shard:
+    instructions = [t.ask.instruction for t in batch]
+    text = nets.text(instructions).half() if states else nets.tokens(instructions).short()
+    tensors = {
+        "source": nets.encode(t.source for t in batch).half(),
+        "target": (nets.encode(t.target for t in batch) * nets.scale).half(),
+        "text": text,
+        "task": torch.tensor([list(TASKS).index(t.ask.task) for t in batch], dtype=torch.uint8),
+    }
+    temporary = path.with_suffix(".part")
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()},
+        temporary,
+        {"tasks": json.dumps(list(TASKS)), "text": "states" if states else "tokens"},
+    )
+    temporary.replace(path)
+    return Shard(name=path.name, digest=digest_of(path), count=len(batch))
+
+
+@dataclass
+class Latents:
+    """Encoded triplets, addressed by number. `tasks` names the task of each."""
+
+    files: list[dict[str, Tensor]]
+    starts: list[int]
+    tasks: np.ndarray
+    tokens: bool
+
+    @staticmethod
+    def open(folder: Path) -> Latents:
+        """Map a folder of latents into memory.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        files, starts, tasks, total, kind = [], [], [], 0, "states"
+        for shard in Manifest.load(folder).shards:
+            path = folder / shard.name
+            try:
+                with safe_open(path, framework="pt") as file:
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                    metadata = file.metadata()
+            except (OSError, SafetensorError) as error:
+                raise DataError(
+                    f"latents {path} can't be read ({error}); delete {folder} and run the encode step again"
+                ) from error
+            names, kind = json.loads(metadata["tasks"]), metadata["text"]
+            files.append(tensors)
+            starts.append(total)
+            tasks += [names[i] for i in tensors["task"].tolist()]
+            total += shard.count
+        if not total:
+            raise DataError(f"{folder} holds no latents; check the filter's report for why all were dropped")
+        return Latents(files, starts, np.array(tasks), kind == "tokens")
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def batch(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Source and target latents (batch x channels x height x width, float32) and text of some triplets."""
+        rows = [(self.files[i := bisect_right(self.starts, n) - 1], n - self.starts[i]) for n in numbers]
+        source, target, text = (
+            torch.stack([file[name][row] for file, row in rows]) for name in ("source", "target", "text")
+        )
+        return source.float(), target.float(), text.long() if self.tokens else text.float()
+
+
+def order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: every triplet once."""
+    return np.random.default_rng((seed, epoch)).permutation(count)

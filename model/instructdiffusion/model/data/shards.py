@@ -1,0 +1,172 @@
+"""Triplets on disk: webdataset tar shards, and the manifest that is their version.
+
+A sample is `<key>.source.png`, `<key>.target.png`, `<key>.label.json` and a PNG for each mask or picture in the label.
+The manifest lists every shard with its digest; nothing that it does not list is read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import webdataset
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.task import Ask, Image, Label
+
+MANIFEST = "manifest.json"
+PER_SHARD = 1000  # triplets
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """Instruction, source and target, with the truth behind them and where they come from."""
+
+    key: str
+    ask: Ask
+    source: Image
+    target: Image
+    label: Label
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class Shard(BaseModel):
+    """One tar file of a data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    digest: str
+    count: int
+
+
+class Manifest(BaseModel):
+    """The version of a data set; two data sets with equal manifests hold equal triplets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: int = Field(description="side of the pictures in pixels")
+    split: str
+    seed: int
+    counts: dict[str, int] = Field(description="triplets per task")
+    shards: tuple[Shard, ...]
+    licences: tuple[str, ...] = ()
+    parents: tuple[str, ...] = Field((), description="digests of the manifests this one was made from")
+    report: dict[str, Any] = Field(default_factory=dict, description="what the filter kept and dropped, and why")
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def save(self, folder: Path) -> Manifest:
+        """Write the manifest last: a folder without one is not a data set."""
+        write_atomic(folder / MANIFEST, self.model_dump_json(indent=1))
+        return self
+
+    @staticmethod
+    def load(folder: Path) -> Manifest:
+        """Read the manifest of a folder of shards.
+
+        Raises:
+            DataError: there is none, or it is not one of ours.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise DataError(f"{folder} holds no {MANIFEST}: not a finished data set; run the synthesize step again")
+        try:
+            return Manifest.model_validate_json(path.read_text())
+        except ValidationError as error:
+            raise DataError(f"{path} is broken ({error.errors()[0]['msg']}); run the synthesize step again") from error
+
+
+def write_shard(path: Path, triplets: Iterable[Triplet]) -> Shard:
+    """Write one tar file whole or not at all; the same triplets give the same bytes."""
+    buffer = io.BytesIO()
+    count = 0
+    with webdataset.TarWriter(buffer, mtime=0.0) as tar:
+        for triplet in triplets:
+            tar.write(_sample(triplet))
+            count += 1
+    write_atomic(path, buffer.getvalue())
+    return Shard(name=path.name, digest=digest_of(path), count=count)
+
+
+def read_triplets(folder: Path, tasks: Iterable[str] | None = None) -> Iterator[Triplet]:
+    """Stream the triplets of a data set in order, of some tasks or of all.
+
+    Raises:
+        DataError: a shard is missing, damaged, or not the one the manifest lists; names the shard.
+    """
+    wanted = set(tasks) if tasks is not None else None
+    for shard in Manifest.load(folder).shards:
+        path = folder / shard.name
+        if not path.is_file():
+            raise DataError(f"shard {path} is missing; run the step that made it again")
+        if digest_of(path) != shard.digest:
+            raise DataError(
+                f"shard {path} is damaged: its digest is not the manifest's; delete {folder} and run the step again"
+            )
+        try:
+            for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
+                triplet = _triplet(sample, wanted)
+                if triplet is not None:
+                    yield triplet
+        except (tarfile.TarError, KeyError, ValueError) as error:
+            raise DataError(f"shard {path} can't be read ({error}); delete it and run the step again") from error
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """PNG bytes of a picture (RGB), a mask (bool) or a map (uint8)."""
+    array = picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture
+    return bytes(cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array)[1])
+
+
+def decode_png(data: bytes, kind: str = "picture") -> np.ndarray:
+    """The array that `encode_png` encoded; `kind` is picture, mask or map."""
+    flags = cv2.IMREAD_COLOR if kind == "picture" else cv2.IMREAD_GRAYSCALE
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if array is None:
+        raise ValueError("a picture in it is no PNG")
+    return np.ascontiguousarray(array[..., ::-1]) if kind == "picture" else (array > 127 if kind == "mask" else array)
+
+
+def _sample(triplet: Triplet) -> dict[str, Any]:
+    sample: dict[str, Any] = {
+        "source.png": encode_png(triplet.source),
+        "target.png": encode_png(triplet.target),
+    }
+    label: dict[str, Any] = {}
+    for name, value in triplet.label.items():
+        if not isinstance(value, np.ndarray):
+            label[name] = value
+        elif value.shape == triplet.target.shape and np.array_equal(value, triplet.target):
+            label[name] = {"array": "target"}
+        else:
+            label[name] = {"array": "mask" if value.dtype == np.bool_ else "picture" if value.ndim == 3 else "map"}
+            sample[f"label-{name}.png"] = encode_png(value)
+    ask = triplet.ask
+    head = {"task": ask.task, "instruction": ask.instruction, "marks": ask.marks, "label": label}
+    document = json.dumps({**head, "provenance": triplet.provenance}, sort_keys=True)
+    return {"__key__": triplet.key, "label.json": document.encode(), **sample}
+
+
+def _triplet(sample: dict[str, Any], wanted: set[str] | None) -> Triplet | None:
+    head = json.loads(sample["label.json"])
+    if wanted is not None and head["task"] not in wanted:
+        return None
+    target = decode_png(sample["target.png"])
+    label = {}
+    for name, value in head["label"].items():
+        kind = value.get("array") if isinstance(value, dict) else None
+        label[name] = (
+            value if kind is None else target if kind == "target" else decode_png(sample[f"label-{name}.png"], kind)
+        )
+    ask = Ask(head["task"], head["instruction"], tuple((a, b) for a, b in head["marks"]))
+    return Triplet(sample["__key__"], ask, decode_png(sample["source.png"]), target, label, head["provenance"])

@@ -1,0 +1,35 @@
+"""What can go wrong, as one tree.
+
+    InstructDiffusionError
+    ├── ConfigError      a setting or an argument is wrong: change it
+    ├── DataError        a file or a sample is wrong: it is named
+    └── ServiceError     a server did not answer as it should: worth a retry
+
+A message is one line that names the input and the fix.
+"""
+
+from __future__ import annotations
+
+
+class InstructDiffusionError(Exception):
+    """Root of every error the project raises on purpose; `exit_code` is the command's."""
+
+    exit_code = 1
+
+
+class ConfigError(InstructDiffusionError):
+    """A setting or an argument is wrong."""
+
+    exit_code = 2
+
+
+class DataError(InstructDiffusionError):
+    """A file, a shard or a sample is wrong; the message names it."""
+
+    exit_code = 3
+
+
+class ServiceError(InstructDiffusionError):
+    """A service is down or answered unexpectedly; the same call may work later."""
+
+    exit_code = 4

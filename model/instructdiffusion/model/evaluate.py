@@ -1,0 +1,189 @@
+"""Score a model on every task, with the do-nothing floor and the autoencoder bound beside each number.
+
+The floor is the score of handing the source back; the bound is the score of the true target after the autoencoder,
+which no edit through it can be expected to beat by much. Intervals are 95 % bootstrap intervals of the mean.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy.stats import bootstrap
+
+from instructdiffusion.model import network, sheet
+from instructdiffusion.model.data.shards import MANIFEST, Triplet, read_triplets
+from instructdiffusion.model.editor import Editor
+from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.network import Guidance
+from instructdiffusion.model.task import Image, psnr
+from instructdiffusion.model.tasks import TASKS
+
+Progress = Callable[[int, int], None]
+REPORT = "evaluation.json"
+SHOWN = 12  # samples on a contact sheet
+
+
+class TaskScore(BaseModel):
+    """What a model scores on one task. `scores` holds the metric of every sample, in the data set's order."""
+
+    model_config = ConfigDict(frozen=True)
+    metric: str
+    unit: str
+    bar: float
+    value: float
+    low: float
+    high: float
+    floor: float
+    bound: float
+    n: int
+    scores: list[float]
+    extra: dict[str, float]
+    slices: dict[str, tuple[float, float, float]]
+
+
+class Evaluation(BaseModel):
+    """Every task's score, of which model on which data."""
+
+    model_config = ConfigDict(frozen=True)
+    tasks: dict[str, TaskScore]
+    autoencoder: tuple[float, float, float]
+    guidance: dict[str, dict[str, float]]
+    seconds: float
+    model: str
+    data: str
+
+
+def evaluate(
+    model: Path | None,
+    shards: Path,
+    out: Path,
+    *,
+    limit: int | None = None,
+    guidance: Mapping[str, Guidance] | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Evaluation:
+    """Score a model folder (None: the embedded base) on `shards`; writes evaluation.json and contact sheets.
+
+    Args:
+        limit: triplets per task; all when None.
+        guidance: per task family, instead of the model's own.
+
+    Raises:
+        DataError: model or shards are broken, or of different resolutions.
+    """
+    began = time.monotonic()
+    editor = Editor.load(model)
+    editor.model.guidance.update(guidance or {})  # type: ignore[arg-type]
+    groups = _by_task(shards, limit)
+    total = sum(map(len, groups.values()))
+    done, tasks, fidelity = 0, {}, []
+    for name, triplets in groups.items():
+        outputs = edited(editor, triplets)
+        rebuilt = editor.model.decode(editor.model.encode(t.target for t in triplets))
+        fidelity += [psnr(r, t.target) for r, t in zip(rebuilt, triplets, strict=True)]
+        tasks[name] = _task_score(name, triplets, outputs, rebuilt)
+        write_atomic(out / f"{name}.png", sheet.contact_sheet(triplets[:SHOWN], outputs[:SHOWN]))
+        done += len(triplets)
+        progress(done, total)
+    used = {family: vars(g) for family, g in editor.model.guidance.items()}
+    evaluation = Evaluation(
+        tasks=tasks,
+        autoencoder=interval(fidelity),
+        guidance=used,
+        seconds=time.monotonic() - began,
+        model=digest_of(model or network.BASE),
+        data=digest_of(shards / MANIFEST),
+    )
+    write_atomic(out / REPORT, evaluation.model_dump_json(indent=1))
+    return evaluation
+
+
+def _by_task(shards: Path, limit: int | None) -> dict[str, list[Triplet]]:
+    groups: dict[str, list[Triplet]] = {name: [] for name in TASKS}
+    for triplet in read_triplets(shards):
+        group = groups.setdefault(triplet.ask.task, [])
+        if limit is None or len(group) < limit:
+            group.append(triplet)
+    groups = {name: group for name, group in groups.items() if group}
+    if not groups:
+        raise DataError(f"{shards} holds no triplets; synthesize again with more of them")
+    return groups
+
+
+def edited(editor: Editor, triplets: Sequence[Triplet], seed: int = 0) -> list[Image]:
+    """The model's output for each triplet, with its own guidance for the task; seeds derive from the keys."""
+    sides = {t.source.shape[0] for t in triplets}
+    if sides - {editor.resolution}:
+        raise DataError(
+            f"pictures of {max(sides)} pixels don't fit a model of {editor.resolution}; "
+            f"synthesize with size={editor.resolution}"
+        )
+    seeds = [seed_of(t.key, seed) for t in triplets]
+    guidance = editor.guidance(triplets[0].ask)
+    return editor.outputs([t.source for t in triplets], [t.ask.instruction for t in triplets], seeds, guidance)
+
+
+def seed_of(key: str, seed: int) -> int:
+    """A seed for a triplet that does not depend on its place in the data set."""
+    import zlib
+
+    return zlib.crc32(f"{seed}/{key}".encode())
+
+
+def interval(scores: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, lower and upper end of its 95 % bootstrap interval."""
+    values = np.asarray(scores, float)
+    if len(values) < 2 or np.ptp(values) == 0:
+        mean = float(values.mean())
+        return mean, mean, mean
+    result = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
+    return float(values.mean()), float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _task_score(
+    name: str, triplets: Sequence[Triplet], outputs: Sequence[Image], rebuilt: Sequence[Image]
+) -> TaskScore:
+    task = TASKS[name]
+    metric = task.metric.name
+
+    def scored(pictures: Sequence[Image]) -> list[dict[str, float]]:
+        return [task.score(p, t.source, t.label, t.ask) for p, t in zip(pictures, triplets, strict=True)]
+
+    rows = scored(outputs)
+    scores = [row[metric] for row in rows]
+    value, low, high = interval(scores)
+    extra = {k: [row[k] for row in rows if k in row] for k in sorted({k for row in rows for k in row} - {metric})}
+    return TaskScore(
+        metric=metric,
+        unit=task.metric.unit,
+        bar=task.metric.floor,
+        value=value,
+        low=low,
+        high=high,
+        floor=float(np.mean([row[metric] for row in scored([t.source for t in triplets])])),
+        bound=float(np.mean([row[metric] for row in scored(rebuilt)])),
+        n=len(triplets),
+        scores=scores,
+        extra={k: float(np.mean(v)) for k, v in extra.items()},
+        slices=_slices(triplets, scores) | {k: interval(v) for k, v in extra.items()},
+    )
+
+
+def _slices(triplets: Sequence[Triplet], scores: Sequence[float]) -> dict[str, tuple[float, float, float]]:
+    """The metric on seen and on held-out pairs of kind and colour, where there are such."""
+    parts: dict[str, list[float]] = {"seen pairs": [], "held-out pairs": []}
+    for triplet, score in zip(triplets, scores, strict=True):
+        parts["held-out pairs" if triplet.label.get("held_out") else "seen pairs"].append(score)
+    return {name: interval(part) for name, part in parts.items() if part and parts["held-out pairs"]}
+
+
+def summary(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """Per task: metric, value, interval, floor, bound and count."""
+    keys = ("metric", "value", "low", "high", "floor", "bound", "n")
+    return {name: {key: getattr(score, key) for key in keys} for name, score in evaluation.tasks.items()}

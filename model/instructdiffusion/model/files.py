@@ -1,0 +1,78 @@
+"""Files that are there whole or not at all, and names that derive from content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from instructdiffusion.model.errors import DataError
+
+
+def write_atomic(path: Path, content: bytes | str) -> Path:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        DataError: the disk is full or the folder can't be written; the old file is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise DataError(f"can't write {path}: {error.strerror}; free space or choose another folder") from error
+    return path
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Fill a temporary sibling of `path`; it takes the name `path` only when the block ends well.
+
+    An existing `path` is replaced. What a failed block leaves behind is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            old = temporary.with_name(temporary.name + ".old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+    except OSError as error:
+        raise DataError(
+            f"can't write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def digest_of(path: Path) -> str:
+    """`sha256:...` of a file, or of a folder's relative names and contents in sorted order (hidden files left out)."""
+    if path.is_file():
+        return f"sha256:{_file_hash(path).hexdigest()}"
+    if not path.is_dir():
+        raise DataError(f"{path} does not exist; nothing to take a digest of")
+    whole = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        whole.update(f"{file.relative_to(path).as_posix()}\0{_file_hash(file).hexdigest()}\n".encode())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def _file_hash(path: Path) -> hashlib._Hash:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")

@@ -1,0 +1,94 @@
+"""Named runs. A recipe is a function; one recipe is another with a change, and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from instructdiffusion.model.config import Diffusion, Network, Optim, Run
+from instructdiffusion.model.errors import ConfigError
+
+_NANO = Diffusion(
+    prediction="sample",
+    from_source=True,
+    schedule="squaredcos_cap_v2",
+    time_power=2 / 3,
+    drop_text=0.04,
+    drop_image=0.02,
+    focus=0.5,
+)
+
+
+def paper() -> Run:
+    """Stage 2 at full size: SD 1.5, 256 pixels, batch 3072, 200 epochs of 955 000 triplets (paper, section 4.1)."""
+    return Run(name="paper", network=Network(size=256), optim=Optim())
+
+
+def base() -> Run:
+    """The embedded nano base, from nothing: networks, text encoder and all, on composed scenes.
+
+    It predicts the target as source + output: predicting noise from nothing gave noise at this budget
+    (docs/decisions/0002-nano-base.md has what was tried).
+    """
+    return Run(
+        name="base",
+        diffusion=_NANO,
+        optim=Optim(
+            steps=10_000,
+            batch_size=32,
+            micro_batch=32,
+            learning_rate=8e-4,
+            warmup=300,
+            decay="cosine",
+            zero_stage=0,
+        ),
+        ema_decay=0.999,
+        train_text=True,
+        checkpoint_every=500,
+    )
+
+
+def train() -> Run:
+    """Stage 2 at nano size: the multi-task mixture, from the base, two processes; the text encoder is frozen."""
+    return Run(
+        name="train",
+        diffusion=_NANO,
+        optim=Optim(steps=60, batch_size=64, micro_batch=32, learning_rate=1e-4, warmup=10),
+        ema_decay=0.99,
+        checkpoint_every=20,
+        log_every=5,
+    )
+
+
+def align() -> Run:
+    """Stage 3: the edits that were picked. A short average follows the few new pictures quickly (section 4.8)."""
+    return train().model_copy(update={"name": "align", "ema_decay": 0.99, "seed": 1})
+
+
+def smoke() -> Run:
+    """The smallest run that does everything, for tests."""
+    tiny = Network(size=32, channels=12, widths=(16, 32), heads=2, text_width=32, text_layers=1)
+    optim = Optim(steps=4, batch_size=4, micro_batch=2, learning_rate=1e-3, precision="fp32")
+    return Run(
+        name="smoke",
+        network=tiny,
+        diffusion=_NANO,
+        optim=optim,
+        ema_decay=0.9,
+        train_text=True,
+        checkpoint_every=2,
+        log_every=1,
+    )
+
+
+RECIPES: dict[str, Callable[[], Run]] = {r.__name__: r for r in (paper, base, train, align, smoke)}
+
+
+def recipe(name: str) -> Run:
+    """The run of a named recipe.
+
+    Raises:
+        ConfigError: there is no such recipe; lists those there are.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"no recipe {name!r}; choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]()

@@ -1,0 +1,1 @@
+"""Composing triplets whose truth is known exactly, and filtering them."""

@@ -1,0 +1,117 @@
+"""Synthesis: compose triplets of every task and write them as shards.
+
+Every triplet has a seed of its own, derived from the data set's seed, the split, the task and its number: the same
+request gives the same bytes with any number of workers, and a run that was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from zlib import crc32
+
+from instructdiffusion.model.data.photos import Split
+from instructdiffusion.model.data.shards import PER_SHARD, Manifest, Shard, Triplet, write_shard
+from instructdiffusion.model.errors import ConfigError
+from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.synthesis.scenes import Studio
+from instructdiffusion.model.tasks import TASKS, task_named
+
+LICENCES = (
+    "scikit-image data: CC0 and public domain",
+    "scikit-learn images: CC-BY",
+    "drawn objects: Apache-2.0",
+)
+STAMPS_LICENCE = "tuxpaint-stamps: GPL-2"
+Progress = Callable[[int, int], None]
+
+
+def compose(studio: Studio, task: str, seed: str) -> Triplet:
+    """Compose one triplet; the seed's text names it."""
+    rng = Random(seed)
+    source, label = TASKS[task].stage(studio, rng)
+    ask = TASKS[task].ask(label, rng)
+    target = TASKS[task].paint(source, label, ask)
+    return Triplet(seed.replace("/", "-"), ask, source, target, label, {"recipe": "scenes", "seed": seed})
+
+
+def plan(counts: Mapping[str, int], seed: int, split: str) -> list[tuple[str, str]]:
+    """Every (task, seed) of a data set, in an order that mixes the tasks."""
+    rows = [(task_named(task).name, f"{seed}/{split}/{task}/{i}") for task, n in counts.items() for i in range(n)]
+    Random(f"{seed}/{split}").shuffle(rows)
+    return rows
+
+
+def mixture(total: int) -> dict[str, int]:
+    """Share out `total` triplets over the tasks by their weights, at least one each."""
+    whole = sum(task.weight for task in TASKS.values())
+    return {name: max(1, round(total * task.weight / whole)) for name, task in TASKS.items()}
+
+
+def synthesize(
+    out: Path,
+    *,
+    split: Split,
+    counts: Mapping[str, int],
+    size: int,
+    seed: int,
+    workers: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Manifest:
+    """Write a data set of composed triplets into `out` and return its manifest.
+
+    Args:
+        split: which photographs and which pairs of kind and colour may appear.
+        counts: triplets per task.
+        size: side of the pictures in pixels, at least 32.
+        progress: called with (shards done, shards in all).
+
+    Raises:
+        ConfigError: an unknown task, or a size too small for the objects.
+        DataError: photographs are missing, or the disk is full.
+    """
+    if size < 32:
+        raise ConfigError(f"size={size} is too small for objects with joints; use 32 or more")
+    rows = plan(counts, seed, split)
+    parts = [rows[i : i + PER_SHARD] for i in range(0, len(rows), PER_SHARD)]
+    studio = Studio.open(size, split)
+    write = partial(_write_part, out, size, split)
+    shards: list[Shard] = []
+    for shard in _each(write, list(enumerate(parts)), workers or os.cpu_count() or 1):
+        shards.append(shard)
+        progress(len(shards), len(parts))
+    licences = (*LICENCES, STAMPS_LICENCE) if studio.cutouts else LICENCES
+    whole = Manifest(size=size, split=split, seed=seed, counts=dict(counts), shards=tuple(shards), licences=licences)
+    return whole.save(out)
+
+
+def _each(
+    write: Callable[[tuple[int, list[tuple[str, str]]]], Shard],
+    parts: list[tuple[int, list[tuple[str, str]]]],
+    workers: int,
+) -> Iterator[Shard]:
+    if workers == 1 or len(parts) == 1:
+        yield from map(write, parts)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(write, parts)
+
+
+def _write_part(out: Path, size: int, split: Split, part: tuple[int, list[tuple[str, str]]]) -> Shard:
+    """Write one shard, unless an earlier run finished it: its digest is kept beside it."""
+    number, rows = part
+    path = out / f"shard-{number:05d}.tar"
+    mark = path.with_suffix(f".{crc32(repr((size, split, rows)).encode()):08x}.json")  # one per request
+    if mark.is_file() and path.is_file():
+        done = Shard.model_validate_json(mark.read_text())
+        if done.digest == digest_of(path):
+            return done
+    studio = Studio.open(size, split)
+    shard = write_shard(path, (compose(studio, task, seed) for task, seed in rows))
+    write_atomic(mark, shard.model_dump_json())
+    return shard

@@ -1,0 +1,142 @@
+"""Keypoints as painting: a filled disc of its own colour on each joint asked for.
+
+One to five joints a picture, colours drawn without replacement from nine, radius 10 pixels at 256 (section 3.1 of the
+paper). A disc must span more than one cell of the latent grid, so it is never smaller than 3.5 pixels. A joint that is
+not annotated is never asked for: "unknown" must not be taught as "absent".
+"""
+
+from __future__ import annotations
+
+import re
+from random import Random
+from typing import Any
+
+import cv2
+import numpy as np
+
+from instructdiffusion.model.colors import MARKS
+from instructdiffusion.model.synthesis.objects import JOINTS, KINDS
+from instructdiffusion.model.synthesis.scenes import Studio, phrase, truth
+from instructdiffusion.model.task import Ask, Image, Label, Metric, Task
+
+RADIUS = 10 / 256  # of the picture's side
+SMALLEST = 3.5  # pixels
+MOST_JOINTS = 5
+TOLERANCE = 0.1  # of the picture's side: a joint within it counts as found (PCK@0.1)
+ARTICULATED = tuple(kind for kind in KINDS if JOINTS[kind])
+_CLOSE_TO = {"pink": ("red", "magenta"), "purple": ("magenta",), "orange": ("red", "yellow")}
+
+
+def radius_of(side: int) -> float:
+    """Radius in pixels of a disc in a picture `side` pixels wide."""
+    return max(SMALLEST, RADIUS * side)
+
+
+class Keypoint(Task):
+    """Label: `joints` {name: [x, y]} of one object, the `phrase` that names it, its `color`."""
+
+    name = "keypoint"
+    family = "perception"
+    weight = 20.0
+    metric = Metric("pck", "share of joints within a tenth of the side", 0.60)
+    needs = ("joints", "phrase")
+    templates = (
+        "On the {phrase}, put {marks}.",
+        "Find the joints of the {phrase} and put {marks}.",
+        "Mark the {phrase} with {marks}.",
+        "Draw {marks} for the {phrase}.",
+        "For the {phrase}, place {marks}.",
+        "Look at the {phrase} and place {marks}.",
+        "Locate parts of the {phrase}: add {marks}.",
+        "Show where things are on the {phrase} by drawing {marks}.",
+        "Take the {phrase} and mark it with {marks}.",
+        "Point out the {phrase}'s parts: draw {marks}.",
+    )
+
+    def stage(self, studio: Studio, rng: Random) -> tuple[Image, Label]:
+        scene = studio.scene(rng, kinds=ARTICULATED)
+        thing = scene.things[0]
+        hidden = scene.instances()
+        joints = {n: [round(x, 2), round(y, 2)] for n, (x, y) in thing.joints.items() if _shows(hidden, x, y)}
+        if not joints:
+            return self.stage(studio, rng)
+        return scene.render(), truth(
+            scene, 0, joints=joints, phrase=phrase(scene, 0, rng, ("name", "kind", "position"))
+        )
+
+    def ask(self, label: Label, rng: Random) -> Ask:
+        self.check(label)
+        count = min(rng.randint(1, MOST_JOINTS), len(label["joints"]))
+        joints = rng.sample(sorted(label["joints"]), count)
+        own = label.get("color", "")
+        colors = rng.sample([c for c in MARKS if c != own and c not in _CLOSE_TO.get(own, ())], count)
+        marks = " and ".join(f"a {color} dot on the {joint}" for joint, color in zip(joints, colors, strict=True))
+        words = rng.choice(self.templates).format(phrase=label["phrase"], marks=marks)
+        return Ask(self.name, words, tuple(zip(joints, colors, strict=True)))
+
+    def paint(self, source: Image, label: Label, ask: Ask) -> Image:
+        target = source.astype(np.float32)
+        for joint, color in ask.marks:
+            x, y = label["joints"][joint]
+            cover = _disc(source.shape[0], x, y)[..., None]
+            target = target * (1 - cover) + cover * np.array(MARKS[color], np.float32)
+        return target.round().astype(np.uint8)
+
+    def read(self, output: Image, source: Image, ask: Ask) -> dict[str, Any]:
+        """Find each disc: where the picture moved towards its colour and came near it, summed over a disc."""
+        before, after = source.astype(np.float32), output.astype(np.float32)
+        size = 2 * int(np.ceil(radius_of(source.shape[0]))) + 1
+        found = {}
+        for joint, color in ask.marks:
+            ink = np.array(MARKS[color], np.float32)
+            closer = np.abs(before - ink).sum(-1) - np.abs(after - ink).sum(-1)
+            changed = np.abs(after - before).sum(-1)
+            near = np.exp(-((np.abs(after - ink).sum(-1) / 200) ** 2))
+            votes = cv2.GaussianBlur(np.maximum(closer, 0) * near + 0.02 * changed, (size, size), size / 4)
+            y, x = np.unravel_index(int(votes.argmax()), votes.shape)
+            x_fine, y_fine = _centroid(votes, int(x), int(y), size // 2)
+            found[joint] = {
+                "x": x_fine,
+                "y": y_fine,
+                "confidence": round(float(min(1.0, votes[y, x] / 150)), 3),
+            }
+        return {"joints": found}
+
+    def score(self, output: Image, source: Image, label: Label, ask: Ask) -> dict[str, float]:
+        reach = TOLERANCE * source.shape[0]
+        found = self.read(output, source, ask)["joints"]
+        still = np.array_equal(output, source)
+        hits = [
+            not still
+            and np.hypot(found[j]["x"] - label["joints"][j][0], found[j]["y"] - label["joints"][j][1]) <= reach
+            for j, _ in ask.marks
+        ]
+        return {"pck": float(np.mean(hits))}
+
+    def heard(self, instruction: str, slots: dict[str, str]) -> Ask | None:
+        pairs = re.findall(rf"an? ({'|'.join(MARKS)}) dot on the ([a-z ]+?)(?= and an? |,|$)", slots["marks"])
+        return Ask(self.name, instruction, tuple((joint, color) for color, joint in pairs)) if pairs else None
+
+
+def _shows(instances: np.ndarray, x: float, y: float) -> bool:
+    """Whether a joint of the first thing is inside the picture and not behind another thing."""
+    side = instances.shape[0]
+    column, row = round(x), round(y)
+    return 0 <= column < side and 0 <= row < side and int(instances[row, column]) in (0, 1)
+
+
+def _disc(side: int, x: float, y: float) -> np.ndarray:
+    """How much of each pixel a disc at (x, y) covers, 0..1."""
+    ys, xs = np.mgrid[:side, :side]
+    return np.asarray(np.clip(radius_of(side) + 0.5 - np.hypot(xs - x, ys - y), 0, 1), np.float32)
+
+
+def _centroid(votes: np.ndarray, x: int, y: int, reach: int) -> tuple[float, float]:
+    x0, y0 = max(0, x - reach), max(0, y - reach)
+    part = votes[y0 : y + reach + 1, x0 : x + reach + 1].astype(np.float64) ** 2
+    ys, xs = np.mgrid[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]]
+    total = max(part.sum(), 1e-9)
+    return round(float((xs * part).sum() / total), 2), round(float((ys * part).sum() / total), 2)
+
+
+TASKS = (Keypoint(),)

@@ -1,0 +1,44 @@
+"""What torchrun starts: `python -m instructdiffusion.model.train_main --run FILE --data DIR --model DIR --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from instructdiffusion.model.config import parse
+from instructdiffusion.model.errors import InstructDiffusionError
+from instructdiffusion.model.report import Lines, Silent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train as told; an error is one line on the standard error and the error's exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="settings of the run, JSON")
+    parser.add_argument("--data", type=Path, required=True, help="folder of latents")
+    parser.add_argument("--model", type=Path, default=None, help="model to start from; left out: the embedded base")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the trained model")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        from instructdiffusion.model.train import train
+
+        train(
+            parse(json.loads(given.run.read_text())),
+            given.data,
+            given.model,
+            given.out,
+            Lines() if first else Silent(),
+        )
+    except InstructDiffusionError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Evaluation and candidates, on an untrained model: it does nothing, so its score is the floor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from instructdiffusion.model.candidates import aligned_shards, load, propose, source_scores, truth_score, truth_scores
+from instructdiffusion.model.data.shards import read_triplets
+from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.evaluate import Evaluation, evaluate, interval
+from instructdiffusion.model.tasks import TASKS
+
+
+def test_every_task_is_scored_beside_its_floor_and_bound(tiny_folder: Path, shards: Path, tmp_path: Path) -> None:
+    evaluation = evaluate(tiny_folder, shards, tmp_path)
+    assert set(evaluation.tasks) == set(TASKS)
+    for name, score in evaluation.tasks.items():
+        assert score.low <= score.value <= score.high
+        assert score.n == len(score.scores) == 3
+        assert Pillow.open(tmp_path / f"{name}.png").width > 200
+    assert Evaluation.model_validate_json((tmp_path / "evaluation.json").read_text()) == evaluation
+    again = evaluate(tiny_folder, shards, tmp_path / "again")
+    assert again.tasks == evaluation.tasks
+
+
+def test_an_interval_holds_the_mean_and_narrows_with_samples() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (interval(rng.normal(2, 1, n).tolist()) for n in (20, 2000))
+    assert few[1] < few[0] < few[2]
+    assert (many[2] - many[1]) < 0.3 * (few[2] - few[1])
+    assert abs(many[0] - 2) < 0.1
+    assert interval([1.0, 1.0]) == (1.0, 1.0, 1.0)
+
+
+def test_proposed_edits_are_named_by_content_and_become_targets_when_picked(
+    tiny_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    propose(tiny_folder, shards, tmp_path / "c", count=3, seed=1, limit=1)
+    prompts = load(tmp_path / "c")["prompts"]
+    assert len(prompts) == len(TASKS)
+    scores = truth_scores(tmp_path / "c", shards)
+    assert set(scores) == set(source_scores(tmp_path / "c", shards)) == {p["key"] for p in prompts}
+    first = prompts[0]
+    picked = first["edits"][0]["id"]
+    manifest = aligned_shards(tmp_path / "c", shards, {first["key"]: [picked]}, tmp_path / "aligned")
+    assert manifest.counts == {first["task"]: 1}
+    (triplet,) = read_triplets(tmp_path / "aligned")
+    assert triplet.provenance["picked"] == picked
+    with pytest.raises(DataError, match="never proposed"):
+        aligned_shards(tmp_path / "c", shards, {first["key"]: ["0" * 64]}, tmp_path / "x")
+    with pytest.raises(DataError, match="no edit was picked"):
+        aligned_shards(tmp_path / "c", shards, {}, tmp_path / "x")
+    again = propose(tiny_folder, shards, tmp_path / "d", count=3, seed=1, limit=1)
+    assert json.loads(again.read_text()) == load(tmp_path / "c")
+
+
+def test_the_truth_scores_above_the_source(shards: Path) -> None:
+    triplets = [t for t in read_triplets(shards) if np.any(t.source != t.target)]
+    assert all(truth_score(t.target, t) > 0.9 for t in triplets)
+    assert all(truth_score(t.source, t) < truth_score(t.target, t) for t in triplets)

@@ -1,0 +1,146 @@
+"""Networks, loss and sampler: the algebra of the paper, checked on tiny networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from instructdiffusion.model import network
+from instructdiffusion.model.config import Diffusion
+from instructdiffusion.model.data.shards import read_triplets
+from instructdiffusion.model.diffusion import add_noise, drop_conditions, focus_weights, predict_target, wanted_output
+from instructdiffusion.model.editor import Editor
+from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.network import Guidance, Model, PatchAutoencoder, scheduler_for
+from instructdiffusion.model.sampler import branch_weights, sample
+
+
+def test_a_model_survives_the_disk(tiny: Model, tmp_path: Path) -> None:
+    loaded = network.load(network.save(tiny, tmp_path / "m"))
+    for name in ("unet", "vae", "text_encoder"):
+        for key, value in getattr(tiny, name).state_dict().items():
+            assert torch.equal(getattr(loaded, name).state_dict()[key], value), key
+    assert loaded.diffusion == tiny.diffusion
+    assert torch.equal(loaded.tokens(["Remove the red ball."]), tiny.tokens(["Remove the red ball."]))
+
+
+def test_half_weights_take_half_the_room_and_are_nearly_the_same(tiny: Model, tmp_path: Path) -> None:
+    full, half = (network.save(tiny, tmp_path / str(flag), half=flag) for flag in (False, True))
+    sizes = [sum(f.stat().st_size for f in folder.rglob("*.safetensors")) for folder in (full, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert torch.allclose(network.load(half).unet.conv_in.weight, tiny.unet.conv_in.weight, atol=1e-3)
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path, tiny_folder: Path) -> None:
+    with pytest.raises(DataError, match="is no model"):
+        network.load(tmp_path / "nothing")
+    weights = tiny_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(DataError, match="can't be read"):
+        network.load(tiny_folder)
+
+
+def test_the_patch_code_keeps_all_with_all_components_and_loses_little_with_most(shards: Path) -> None:
+    pictures = [t.target for t in read_triplets(shards)]
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    errors = []
+    for channels in (12, 24, 48):
+        code = PatchAutoencoder(4, channels).fit(pictures)
+        rebuilt = code.decode(code.encode(pixels).latent_dist.mode()).sample
+        errors.append(float((rebuilt - pixels).square().mean()))
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-9
+    latents = code.encode(pixels).latent_dist.mode()
+    assert abs(float(latents.square().mean()) - 1) < 0.05
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("from_source", [False, True])
+def test_the_wanted_output_stands_for_the_target(prediction: str, from_source: bool) -> None:
+    diffusion = Diffusion.model_validate({"prediction": prediction, "from_source": from_source})
+    scheduler = scheduler_for(diffusion)
+    generator = torch.Generator().manual_seed(0)
+    target, noise, source = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(3))
+    t = torch.tensor([10, 500, 900])
+    noisy = add_noise(target, noise, t, scheduler)
+    output = wanted_output(target, noise, source, t, scheduler, diffusion)
+    assert torch.allclose(predict_target(output, noisy, source, t, scheduler, diffusion), target, atol=1e-3)
+
+
+def test_focus_gives_the_changed_cells_their_share_and_keeps_the_mean() -> None:
+    source = torch.zeros(1, 4, 10, 10)
+    target = source.clone()
+    target[:, :, :2, :5] = 1  # a tenth of the cells
+    weight = focus_weights(target, source, 0.5)
+    assert float(weight.mean()) == pytest.approx(1)
+    assert float(weight[0, 0, 0, 0] / weight[0, 0, 9, 9]) == pytest.approx(6)
+    assert torch.equal(focus_weights(target, source, 0.0), torch.ones(1, 1, 10, 10))
+
+
+def test_text_and_image_are_dropped_as_often_as_said_and_never_both() -> None:
+    count, diffusion = 100_000, Diffusion()
+    text, image = drop_conditions(count, diffusion, torch.Generator().manual_seed(0))
+    sigma = (0.075 * 0.925 / count) ** 0.5
+    assert abs(float(text.float().mean()) - 0.075) < 3 * sigma
+    assert abs(float(image.float().mean()) - 0.075) < 3 * sigma
+    assert not bool((text & image).any())
+
+
+def test_the_weights_of_the_branches_are_those_of_the_two_formulas() -> None:
+    text, image = 6.0, 1.25
+    e = {"full": 1.7, "image": -0.4, "text": 0.9, "none": 0.3}
+    ours = 0.5 * (e["image"] + e["text"]) + text * (e["full"] - e["image"]) + image * (e["full"] - e["text"])
+    theirs = e["none"] + text * (e["full"] - e["image"]) + image * (e["image"] - e["none"])
+    assert sum(w * e[b] for b, w in branch_weights("instructdiffusion", text, image).items()) == pytest.approx(ours)
+    assert sum(w * e[b] for b, w in branch_weights("instructpix2pix", text, image).items()) == pytest.approx(theirs)
+
+
+def test_branches_without_weight_are_left_out() -> None:
+    assert branch_weights("instructdiffusion", 0.5, 0.5) == {"full": 1.0}
+    assert set(branch_weights("instructdiffusion", 6.0, 0.5)) == {"full", "image"}
+    assert set(branch_weights("instructdiffusion", 5.0, 1.25)) == {"full", "image", "text"}
+    assert set(branch_weights("instructpix2pix", 7.5, 1.0)) == {"full", "image"}
+    with pytest.raises(ConfigError, match="guidance rule"):
+        branch_weights("other", 1, 1)  # type: ignore[arg-type]
+
+
+def test_an_untrained_model_that_starts_from_the_source_returns_it(tiny: Model, shards: Path) -> None:
+    triplet = next(iter(read_triplets(shards)))
+    source = tiny.encode([triplet.source])
+    made = sample(tiny, source, tiny.text([triplet.ask.instruction]), [3], Guidance(steps=3))
+    assert torch.allclose(made, source, atol=1e-4)
+
+
+def test_a_seed_repeats_whatever_the_batch_around_it(tiny: Model, shards: Path) -> None:
+    torch.nn.init.normal_(tiny.unet.conv_out.weight, std=0.1)
+    triplets = list(read_triplets(shards))[:3]
+    source, text = tiny.encode(t.source for t in triplets), tiny.text([t.ask.instruction for t in triplets])
+    together = sample(tiny, source, text, [1, 2, 3], Guidance(steps=2, text=2.0))
+    alone = sample(tiny, source[1:2], text[1:2], [2], Guidance(steps=2, text=2.0))
+    assert torch.allclose(together[1:2], alone, atol=1e-4)
+    assert not torch.allclose(sample(tiny, source[1:2], text[1:2], [9], Guidance(steps=2, text=2.0)), alone, atol=1e-4)
+
+
+def test_an_edit_comes_back_at_the_size_of_its_picture_with_a_typed_answer(tiny: Model) -> None:
+    editor = Editor(tiny)
+    picture = np.full((40, 72, 3), 120, np.uint8)
+    edit = editor.edit(picture, "On the red dog, put a blue dot on the nose.")
+    assert edit.picture.shape == picture.shape
+    assert edit.ask is not None
+    assert edit.ask.task == "keypoint"
+    assert set(edit.found["joints"]) == {"nose"}
+    assert editor.edit(picture, "Hum a tune.").ask is None
+
+
+def test_bad_requests_are_refused_with_the_fix(tiny: Model) -> None:
+    picture = np.zeros((32, 32, 3), np.uint8)
+    for arguments, words in (
+        ({"instruction": "  "}, "instruction is empty"),
+        ({"instruction": "Deblur this picture.", "steps": 0}, "steps=0"),
+        ({"instruction": "Deblur this picture.", "task": "sing"}, "no task 'sing'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            Editor(tiny).edit(picture, **arguments)  # type: ignore[arg-type]

@@ -1,0 +1,100 @@
+"""Shards: what is written is read back, twice is the same, and damage is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from instructdiffusion.model.data.rle import decode_rle, encode_rle
+from instructdiffusion.model.data.shards import MANIFEST, Manifest, read_triplets
+from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.synthesis.quality import filter_shards
+from instructdiffusion.model.synthesis.scenes import Studio
+from instructdiffusion.model.synthesis.write import compose, mixture, synthesize
+from instructdiffusion.model.tasks import TASKS
+
+COUNTS = {"remove": 2, "keypoint": 3}
+
+
+def test_a_triplet_survives_the_disk(shards: Path) -> None:
+    studio = Studio.open(32, "test")
+    for read in read_triplets(shards):
+        made = compose(studio, read.ask.task, read.provenance["seed"])
+        assert (read.key, read.ask, read.provenance) == (made.key, made.ask, made.provenance)
+        assert np.array_equal(read.source, made.source)
+        assert np.array_equal(read.target, made.target)
+        for name, value in made.label.items():
+            assert (
+                np.array_equal(read.label[name], value) if isinstance(value, np.ndarray) else read.label[name] == value
+            )
+
+
+def test_the_same_request_gives_the_same_bytes_on_any_number_of_workers(tmp_path: Path) -> None:
+    one = synthesize(tmp_path / "one", split="test", counts=COUNTS, size=32, seed=1, workers=1)
+    two = synthesize(tmp_path / "two", split="test", counts=COUNTS, size=32, seed=1, workers=2)
+    other = synthesize(tmp_path / "three", split="test", counts=COUNTS, size=32, seed=2, workers=1)
+    assert one == two
+    assert one.shards != other.shards
+
+
+def test_a_finished_shard_is_not_made_again_but_another_request_is(tmp_path: Path) -> None:
+    first = synthesize(tmp_path, split="test", counts=COUNTS, size=32, seed=1, workers=1)
+    written = (tmp_path / first.shards[0].name).stat().st_mtime_ns
+    assert synthesize(tmp_path, split="test", counts=COUNTS, size=32, seed=1, workers=1) == first
+    assert (tmp_path / first.shards[0].name).stat().st_mtime_ns == written
+    assert synthesize(tmp_path, split="test", counts=COUNTS, size=32, seed=2, workers=1).shards != first.shards
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    manifest = synthesize(tmp_path, split="test", counts=COUNTS, size=32, seed=1, workers=1)
+    shard = tmp_path / manifest.shards[0].name
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=f"{shard.name} is damaged"):
+        list(read_triplets(tmp_path))
+    shard.unlink()
+    with pytest.raises(DataError, match=f"{shard.name} is missing"):
+        list(read_triplets(tmp_path))
+
+
+def test_a_folder_without_a_manifest_is_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no manifest\.json"):
+        Manifest.load(tmp_path)
+    (tmp_path / MANIFEST).write_text("{}")
+    with pytest.raises(DataError, match="is broken"):
+        Manifest.load(tmp_path)
+
+
+def test_a_picture_too_small_for_joints_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="size=16"):
+        synthesize(tmp_path, split="test", counts=COUNTS, size=16, seed=0)
+
+
+def test_the_mixture_has_every_task_and_about_the_total() -> None:
+    counts = mixture(1000)
+    assert set(counts) == set(TASKS)
+    assert abs(sum(counts.values()) - 1000) <= len(counts)
+
+
+def test_the_filter_keeps_what_is_right_and_says_what_it_dropped(shards: Path, tmp_path: Path) -> None:
+    kept = filter_shards(shards, tmp_path)
+    report = kept.report
+    assert report["read"] == Manifest.load(shards).total
+    assert report["kept"] == kept.total == len(list(read_triplets(tmp_path)))
+    assert report["read"] == report["kept"] + sum(report["dropped"].values())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_mask_survives_run_length_encoding(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((7, 5)) > rng.random()
+    assert np.array_equal(decode_rle(encode_rle(mask)), mask)
+    assert sum(encode_rle(mask)["counts"]) == mask.size
+
+
+def test_run_lengths_go_down_the_columns_and_start_with_zeros() -> None:
+    mask = np.array([[True, False], [True, True]])
+    assert encode_rle(mask) == {"size": [2, 2], "counts": [0, 2, 1, 1]}

@@ -1,0 +1,121 @@
+"""The loop: it learns, it stops and goes on, and it refuses what does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from instructdiffusion.model import network, recipes
+from instructdiffusion.model.config import override, parse
+from instructdiffusion.model.data.latents import Latents, encode
+from instructdiffusion.model.engine import deepspeed_config, learning_rate
+from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.train import _numbers
+
+
+def _train(run_file: Path, data: Path, model: Path, out: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run the training as torchrun runs it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "instructdiffusion.model.train_main", "--run", str(run_file), "--data", str(data)]
+    paths = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.run(
+        [*command, "--model", str(model), "--out", str(out)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_two_processes_train_and_a_run_that_was_cut_off_ends_where_the_whole_one_does(
+    latents: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
+    whole.write_text(recipes.smoke().model_dump_json())
+    part.write_text(override(recipes.smoke(), ["optim.steps=3"]).model_dump_json())  # a checkpoint after step 2
+    done = _train(whole, latents, tiny_folder, tmp_path / "one", processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cut = _train(part, latents, tiny_folder, tmp_path / "two", processes=2)
+    assert cut.returncode == 0, cut.stderr[-2000:]
+    (tmp_path / "two" / "training.json").unlink()  # as if it had been killed before the end
+    again = _train(whole, latents, tiny_folder, tmp_path / "two", processes=2)
+    assert again.returncode == 0, again.stderr[-2000:]
+    weights = [
+        load_file(tmp_path / n / "model" / "unet" / "diffusion_pytorch_model.safetensors") for n in ("one", "two")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    start = network.load(tiny_folder).unet.state_dict()
+    assert any(not torch.equal(weights[0][name], start[name]) for name in weights[0])
+    summary = json.loads((tmp_path / "one" / "training.json").read_text())
+    assert (summary["steps"], summary["processes"]) == (4, 2)
+    assert [row["step"] for row in summary["curve"]] == [1, 2, 3, 4]
+    progress = [json.loads(line) for line in done.stdout.splitlines() if '"progress"' in line]
+    assert progress[-1]["progress"] == progress[-1]["total"] == 4
+
+
+def test_what_does_not_fit_is_one_line_and_no_traceback(latents: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run.json"
+    run.write_text(override(recipes.smoke(), ["train_text=false"]).model_dump_json())
+    command = [sys.executable, "-m", "instructdiffusion.model.train_main", "--run", str(run), "--data", str(latents)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [*command, "--model", str(tiny_folder), "--out", str(tmp_path / "out")],
+        env=env, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == DataError.exit_code
+    assert "encode again with states=True" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_triplet_is_seen_once_an_epoch_by_one_process() -> None:
+    run = recipes.smoke()
+    seen = [n for step in range(5) for n in _numbers(20, run, step)]
+    assert sorted(seen) == list(range(20))
+    assert [n for step in range(5, 10) for n in _numbers(20, run, step)] != seen
+
+
+def test_latents_are_the_encoded_triplets(latents: Path, shards: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    tokens = Latents.open(latents)
+    source, target, text = tokens.batch([0, 7])
+    assert source.shape == target.shape == (2, 12, 8, 8)
+    assert text.dtype == torch.int64
+    encode(shards, tiny_folder, tmp_path / "states")
+    assert Latents.open(tmp_path / "states").batch([0])[2].shape == (1, 60, 32)
+    next((tmp_path / "states").glob("*.safetensors")).write_bytes(b"broken")
+    with pytest.raises(DataError, match="can't be read"):
+        Latents.open(tmp_path / "states")
+
+
+def test_all_mistakes_of_a_run_are_listed_at_once() -> None:
+    values = recipes.base().model_dump()
+    values["optim"]["steps"], values["speed"] = 0, 3
+    with pytest.raises(ConfigError, match=r"optim\.steps.*speed|speed.*optim\.steps"):
+        parse(values)
+    with pytest.raises(ConfigError, match=r"not a multiple of optim\.micro_batch=5"):
+        override(recipes.base(), ["optim.micro_batch=5"])
+    with pytest.raises(ConfigError, match="has no value"):
+        override(recipes.base(), ["optim.steps"])
+
+
+def test_deepspeed_is_told_what_the_run_says() -> None:
+    config = deepspeed_config(recipes.train(), 2)
+    assert config["train_batch_size"] == 64
+    assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 2 == 64
+    assert config["zero_optimization"] == {"stage": 1}
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
+    run = override(recipes.base(), ["optim.steps=100", "optim.warmup=10", "optim.learning_rate=0.1"])
+    rates = [learning_rate(run, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == pytest.approx(0.1)
+    assert rates[100] == pytest.approx(0, abs=1e-6)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
