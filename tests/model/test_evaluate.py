@@ -63,3 +63,8 @@ def test_the_truth_scores_above_the_source(shards: Path) -> None:
     triplets = [t for t in read_triplets(shards) if np.any(t.source != t.target)]
     assert all(truth_score(t.target, t) > 0.9 for t in triplets)
     assert all(truth_score(t.source, t) < truth_score(t.target, t) for t in triplets)
+
+
+def test_an_edit_that_wrecks_the_background_scores_below_the_source(shards: Path) -> None:
+    for triplet in read_triplets(shards, tasks=["remove", "replace"]):
+        assert truth_score(np.full_like(triplet.source, 128), triplet) < truth_score(triplet.source, triplet)

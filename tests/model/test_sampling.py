@@ -143,4 +143,4 @@ def test_bad_requests_are_refused_with_the_fix(tiny: Model) -> None:
         ({"instruction": "Deblur this picture.", "task": "sing"}, "no task 'sing'"),
     ):
         with pytest.raises(ConfigError, match=words):
-            Editor(tiny).edit(picture, **arguments)  # type: ignore[arg-type]
+            Editor(tiny).edit(picture, **arguments)

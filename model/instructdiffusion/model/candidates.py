@@ -81,7 +81,7 @@ def propose(
             if name not in {e["id"] for e in edits[triplet.key]}:
                 edits[triplet.key].append({"id": name, "picture": f"pictures/{name}.png", **variant})
         progress(done + 1, count)
-    prompts = [
+    prompts: list[dict[str, Any]] = [
         {
             "key": t.key,
             "task": t.ask.task,
@@ -103,11 +103,10 @@ def propose(
 def truth_score(output: Image, triplet: Triplet) -> float:
     """How near an edit is to the truth, 0..1, comparable between edits of one prompt.
 
-    Half is the likeness to the target where it differs from the source (20 dB span from the source's own), half is
-    the task's own measure brought to 0..1.
+    Likeness is the gain in PSNR over the source left alone, over the whole picture, so that wrecking the background
+    costs what it should: 0.5 is no gain, 10 dB more is 1. Tasks with a measure in 0..1 give that measure half.
     """
-    changed = np.any(triplet.source != triplet.target, axis=-1)
-    gain = psnr(output, triplet.target, changed) - psnr(triplet.source, triplet.target, changed)
+    gain = psnr(output, triplet.target) - psnr(triplet.source, triplet.target)
     likeness = float(np.clip(0.5 + gain / 20, 0, 1))
     task = TASKS[triplet.ask.task]
     if task.metric.name == "gain":
@@ -138,7 +137,9 @@ def aligned_shards(candidates: Path, shards: Path, picks: Mapping[str, Sequence[
         DataError: there are no picks, or one names an edit that was not proposed.
     """
     prompts = {p["key"]: {e["id"]: e for e in p["edits"]} for p in load(candidates)["prompts"]}
-    unknown = [(k, e) for k, chosen in picks.items() for e in chosen if e not in prompts.get(k, {})]
+    unknown: list[tuple[str, str]] = [
+        (k, e) for k, chosen in picks.items() for e in chosen if e not in prompts.get(k, {})
+    ]
     if unknown:
         raise DataError(
             f"edit {unknown[0][1]} of prompt {unknown[0][0]} was never proposed; collect with the candidates ranked"

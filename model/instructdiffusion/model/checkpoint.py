@@ -24,8 +24,8 @@ LATEST = "LATEST"
 KEPT = 2  # checkpoints
 
 
-def save(folder: Path, engine: Any, average: list[Tensor], step: int, first_process: bool) -> None:
-    """Write a checkpoint after `step` optimizer steps; every process calls it."""
+def save(folder: Path, engine: Any, average: list[Tensor], step: int, seconds: float, first_process: bool) -> None:
+    """Write a checkpoint after `step` optimizer steps and `seconds` of training; every process calls it."""
     tag = f"step-{step:07d}"
     engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
     if first_process:
@@ -35,20 +35,20 @@ def save(folder: Path, engine: Any, average: list[Tensor], step: int, first_proc
         )
     torch.distributed.barrier()
     if first_process:
-        write_atomic(folder / LATEST, json.dumps({"tag": tag, "step": step}))
+        write_atomic(folder / LATEST, json.dumps({"tag": tag, "step": step, "seconds": seconds}))
         for old in sorted(folder.glob("step-*"))[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def resume(folder: Path, engine: Any, average: list[Tensor]) -> int:
-    """Load the newest checkpoint, if there is one; returns how many steps were done.
+def resume(folder: Path, engine: Any, average: list[Tensor]) -> tuple[int, float]:
+    """Load the newest checkpoint, if there is one; returns how many steps were done, in how many seconds.
 
     Raises:
         DataError: it is damaged; names the folder to delete.
     """
     pointer = folder / LATEST
     if not pointer.is_file():
-        return 0
+        return 0, 0.0
     try:
         latest = json.loads(pointer.read_text())
         path, _ = engine.load_checkpoint(str(folder), tag=latest["tag"])
@@ -61,4 +61,4 @@ def resume(folder: Path, engine: Any, average: list[Tensor]) -> int:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"checkpoint {folder} can't be resumed ({reason}); delete that folder to start over") from error
     log.info("resumed %s", path)
-    return int(latest["step"])
+    return int(latest["step"]), float(latest["seconds"])

@@ -95,6 +95,7 @@ class Objective(nn.Module):
         self.scheduler, self.diffusion, self.bf16 = scheduler, diffusion, bf16
         if null_text_LD is not None:
             self.register_buffer("null_text", null_text_LD, persistent=False)
+        self.null_text: Tensor
 
     def forward(
         self,

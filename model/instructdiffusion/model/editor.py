@@ -67,7 +67,7 @@ class Editor:
         """
         family = TASKS[ask.task].family if ask else "editing"
         own = self.model.guidance.get(family, Guidance())
-        given = {"steps": steps, "text": text, "image": image}
+        given: dict[str, Any] = {"steps": steps, "text": text, "image": image}
         if steps is not None and not 1 <= steps <= MOST_STEPS:
             raise ConfigError(f"steps={steps} is out of range; use 1 to {MOST_STEPS}")
         return replace(own, **{name: value for name, value in given.items() if value is not None})

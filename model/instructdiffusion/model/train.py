@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,7 @@ def train(run: Run, data: Path, model: Path | Model | None, out: Path, report: R
             f"encode again with states={not run.train_text}"
         )
     job = _start(run, nets, out)
-    started, begun = time.monotonic(), job.step
-    clock, sums = Clock(run.optim.steps, begun), defaultdict[str, list[float]](list)
+    clock, sums = Clock(run.optim.steps, job.step), defaultdict[str, list[float]](list)
     while job.step < run.optim.steps:
         for task, loss in _step(job, latents):
             sums[task].append(loss)
@@ -59,8 +58,10 @@ def train(run: Run, data: Path, model: Path | Model | None, out: Path, report: R
             _tell(job, sums, clock, report, out)
             sums.clear()
         if job.step % run.checkpoint_every == 0 and job.step < run.optim.steps:
-            checkpoint.save(out / "checkpoints", job.engine, job.ema.shadow_params, job.step, job.rank == 0)
-    return _finish(job, nets, out, len(latents), time.monotonic() - started, begun)
+            checkpoint.save(
+                out / "checkpoints", job.engine, job.ema.shadow_params, job.step, job.seconds, job.rank == 0
+            )
+    return _finish(job, nets, out, len(latents))
 
 
 @dataclass
@@ -74,6 +75,12 @@ class _Job:
     rank: int
     world: int
     step: int = 0
+    before: float = 0.0  # seconds of training before this process started
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
 
 
 def _start(run: Run, nets: Model, out: Path) -> _Job:
@@ -89,7 +96,7 @@ def _start(run: Run, nets: Model, out: Path) -> _Job:
     wrapped = engine.start(run, objective)
     ema = EMAModel([p for p in objective.parameters() if p.requires_grad], decay=run.ema_decay)
     job = _Job(run, wrapped, ema, null_tokens, torch.distributed.get_rank(), torch.distributed.get_world_size())
-    job.step = checkpoint.resume(out / "checkpoints", wrapped, ema.shadow_params)
+    job.step, job.before = checkpoint.resume(out / "checkpoints", wrapped, ema.shadow_params)
     ema.optimization_step = job.step
     return job
 
@@ -145,7 +152,7 @@ def _tell(job: _Job, sums: dict[str, list[float]], clock: Clock, report: Reporte
         file.write(json.dumps({"step": job.step, **losses}) + "\n")
 
 
-def _finish(job: _Job, nets: Model, out: Path, count: int, seconds: float, begun: int) -> Path:
+def _finish(job: _Job, nets: Model, out: Path, count: int) -> Path:
     job.ema.copy_to(p for p in job.engine.module.parameters() if p.requires_grad)
     if job.rank == 0:
         network.save(nets, out / MODEL)
@@ -154,8 +161,8 @@ def _finish(job: _Job, nets: Model, out: Path, count: int, seconds: float, begun
             "run": run.model_dump(),
             "steps": job.step,
             "triplets": count,
-            "triplets_per_second": (job.step - begun) * run.optim.batch_size / max(seconds, 1e-9),
-            "seconds": seconds,
+            "triplets_per_second": job.step * run.optim.batch_size / job.seconds,
+            "seconds": job.seconds,
             "processes": job.world,
             "bf16": engine.use_bf16(run),
             "curve": _curve(out),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -98,8 +99,12 @@ def _each(
     if workers == 1 or len(parts) == 1:
         yield from map(write, parts)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(write, parts)
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(write, parts)
+    except BrokenProcessPool as error:
+        fix = "from a script, call synthesize below `if __name__ == '__main__':` or with workers=1"
+        raise ConfigError(f"a worker of the synthesis died (out of memory, or it could not start): {fix}") from error
 
 
 def _write_part(out: Path, size: int, split: Split, part: tuple[int, list[tuple[str, str]]]) -> Shard:

@@ -190,7 +190,7 @@ def _text(side: int, word: str, rng: Random) -> NDArray[np.float32]:
     turn = cv2.getRotationMatrix2D((side * 2, side * 2), rng.choice((0, 0, 30, -30)), 1.0)
     turned = cv2.warpAffine(canvas, turn, canvas.shape)
     small = cv2.resize(turned, (side, side), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.float32) / 255
+    return np.asarray(small, np.float32) / np.float32(255)
 
 
 TASKS = (Denoise(), Deblur(), Watermark())

@@ -1,0 +1,69 @@
+"""Step: score a model on every task, and show the scores in the tracker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from instructdiffusion.components.step import Made, data_digest, made, model_digest, once
+from instructdiffusion.components.storage import Store
+from instructdiffusion.components.tracking import TrackedRun
+
+
+def run(
+    model: Path | None,
+    shards: Path,
+    out: Path,
+    *,
+    limit: int | None = None,
+    store: Store | None = None,
+    tracked: TrackedRun | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Made:
+    """Write `evaluation.json` and a grid of pictures per task; facts: the evaluation.
+
+    Args:
+        model: folder of a model; None: the embedded base.
+        shards: held-out data.
+        out: folder for the results.
+        limit: triplets per task; None: all.
+        store: where to upload the results; None: nowhere.
+        tracked: run that gets the scores, the grids and the data set; None: none.
+        progress: told the triplets done and in all.
+    """
+    from instructdiffusion.model.evaluate import evaluate
+
+    inputs = {"model": model_digest(model), "shards": data_digest(shards), "limit": limit}
+    digest = once(out, inputs, lambda: evaluate(model, shards, out, limit=limit, progress=progress))
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    result = made(out, "evaluations", digest, store, evaluation)
+    if tracked is not None:
+        _track(tracked, evaluation, shards, out, store)
+    return result
+
+
+def scores(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation by the tracker's names, as in `segmentation/iou` and `.../iou_low`."""
+    values: dict[str, float] = {}
+    for task, row in evaluation["tasks"].items():
+        name = f"{task}/{row['metric']}"
+        values[name] = float(row["value"])
+        values |= {f"{name}_{bound}": float(row[bound]) for bound in ("low", "high", "floor", "bound")}
+    return values
+
+
+def _track(tracked: TrackedRun, evaluation: Mapping[str, Any], shards: Path, out: Path, store: Store | None) -> None:
+    from instructdiffusion.model.data.shards import Manifest
+
+    manifest = Manifest.load(shards)
+    tracked.dataset(
+        f"{manifest.split}-{manifest.size}px",
+        digest=data_digest(shards),
+        source=str(shards),
+        context="evaluation",
+        counts=manifest.counts,
+    )
+    tracked.metrics(scores(evaluation), step=0)
+    tracked.artifacts(out, "evaluation")

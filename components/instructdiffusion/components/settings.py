@@ -1,0 +1,125 @@
+"""Addresses, ports and credentials: read once from the environment, never from a recipe.
+
+The chart's ConfigMap and Secret set the same names: a step reads its settings alike on a laptop and in a pod.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from instructdiffusion.model.errors import ConfigError
+
+PREFIX = "INSTRUCTDIFFUSION_"
+STANDARD = {"tracking_uri": "MLFLOW_TRACKING_URI"}  # a name MLflow's own tools read too
+Need = Literal["store", "tracking"]
+NEEDED: dict[Need, tuple[str, ...]] = {
+    "store": ("store_endpoint", "store_access_key", "store_secret_key"),
+    "tracking": ("tracking_uri",),
+}
+
+
+class Settings(BaseModel):
+    """Where the services are. Field `x` is the variable `INSTRUCTDIFFUSION_X`, `tracking_uri` MLflow's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store_endpoint: str = Field("", description="Object store, as host:port without a scheme; empty: none.")
+    store_access_key: str = Field("", description="Access key of the object store; a name, not a secret.")
+    store_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the object store.")
+    store_bucket: str = Field(
+        "instructdiffusion",
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="Bucket of every artifact: 3 to 63 lower-case letters, digits, dots and hyphens.",
+    )
+    store_secure: bool = Field(False, description="Whether the object store speaks TLS (https).")
+    tracking_uri: str = Field("", description="MLflow server, as http(s)://host:port; empty: none.")
+    experiment: str = Field("instructdiffusion", min_length=1, description="MLflow experiment of every run.")
+    registered_model: str = Field(
+        "instructdiffusion",
+        pattern=r"^[^/:]+$",
+        description="Name in the model registry; no slash, no colon.",
+    )
+    store_port: int = Field(0, ge=0, le=65535, description="Port of the local object store; 0: any free one.")
+    tracking_port: int = Field(0, ge=0, le=65535, description="Port of the local MLflow server; 0: any free one.")
+    serving_port: int = Field(0, ge=0, le=65535, description="Port of the local service; 0: any free one.")
+
+    @field_validator("store_endpoint")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if value and ("/" in value or not host or not port.isdigit()):
+            raise ValueError("write host:port without a scheme, as in 127.0.0.1:9000")
+        return value
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("write the address of an MLflow server, as in http://127.0.0.1:5000")
+        return value.rstrip("/")
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, *, needs: Collection[Need] = ("store", "tracking")
+    ) -> Settings:
+        """Read the settings; an empty variable counts as not set.
+
+        Args:
+            environment: variables by name; None: those of this process.
+            needs: services that must be named. Pass () when the local servers are still to be started.
+
+        Raises:
+            ConfigError: one line with every wrong, missing or misspelt variable and what to write instead.
+        """
+        environment = os.environ if environment is None else environment
+        values = {field: environment[name] for field, name in NAMES.items() if environment.get(name)}
+        problems = _misspelt(environment)
+        try:
+            settings = cls.model_validate(values)
+        except ValidationError as error:
+            problems += [_problem(detail) for detail in error.errors(include_url=False, include_input=False)]
+        problems += [f"{NAMES[f]} is not set: {cls.meaning(f)}" for n in needs for f in NEEDED[n] if f not in values]
+        if problems:
+            raise ConfigError("; ".join(problems))
+        return settings
+
+    @classmethod
+    def meaning(cls, field: str) -> str:
+        """What a field holds, from its description."""
+        return cls.model_fields[field].description or ""
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give these settings to a child process. Holds the secret: never print it."""
+        values: dict[str, str] = {}
+        for field, name in NAMES.items():
+            value = getattr(self, field)
+            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            if text:
+                values[name] = text
+        return values
+
+
+# variable by field
+NAMES: dict[str, str] = {f: STANDARD.get(f, PREFIX + f.upper()) for f in Settings.model_fields}
+
+
+def _problem(detail: Any) -> str:
+    field = str(detail["loc"][0])
+    reason = detail["msg"].removeprefix("Value error, ")
+    return f"{NAMES[field]} is wrong ({reason}): {Settings.meaning(field)}"
+
+
+def _misspelt(environment: Mapping[str, str]) -> list[str]:
+    """Variables that are nearly ours: without this a typo would be silently ignored."""
+    problems = []
+    for name in sorted(environment):
+        if not name.startswith(PREFIX) or name in NAMES.values():
+            continue
+        if close := difflib.get_close_matches(name, NAMES.values(), n=1, cutoff=0.9):
+            problems.append(f"{name} is not a setting: did you mean {close[0]}?")
+    return problems

@@ -1,0 +1,84 @@
+"""What every step does around its one function: skip what is done, name by content, upload."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from instructdiffusion.components.storage import Store
+from instructdiffusion.model.files import digest_of, write_atomic
+
+log = logging.getLogger(__name__)
+
+MARK = ".done.json"  # hidden: it is no part of the content, so it changes no digest and is not uploaded
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a step made."""
+
+    path: Path
+    digest: str  # `sha256:...` of the folder's content
+    uri: str = ""  # where it was uploaded; empty: nowhere
+    facts: Mapping[str, Any] = field(default_factory=dict)  # JSON-able: the manifest, the evaluation
+
+    def document(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        return {**asdict(self), "path": str(self.path), "facts": dict(self.facts)}
+
+
+def once(out: Path, inputs: Mapping[str, Any], work: Callable[[], object]) -> str:
+    """Call `work`, which fills `out`, unless that was done before with the same inputs; returns the digest.
+
+    Args:
+        out: folder; whole after this.
+        inputs: JSON-able; everything the content depends on, data and models by their digests.
+        work: the step's one function.
+    """
+    mark = out / MARK
+    wanted = json.loads(json.dumps(inputs, sort_keys=True, default=str))
+    known = read_mark(mark)
+    if known.get("inputs") == wanted and known.get("digest") == digest_of(out):
+        log.info("%s is done already", out)
+        return str(known["digest"])
+    if known and (known.get("inputs") != wanted or "digest" in known):  # made from something else, or damaged
+        shutil.rmtree(out)
+    write_atomic(mark, json.dumps({"inputs": wanted}))  # begun: the same work may go on here, no other
+    work()
+    digest = digest_of(out)
+    write_atomic(mark, json.dumps({"inputs": wanted, "digest": digest}, indent=1))
+    return digest
+
+
+def read_mark(path: Path) -> dict[str, Any]:
+    """The content of a mark; empty if there is none or it is damaged, so that the work is done again."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def made(out: Path, kind: str, digest: str, store: Store | None, facts: Mapping[str, Any]) -> Made:
+    """Upload `out` as `kind/sha256-...` where there is a store, and say what was made."""
+    uri = store.put_directory(out, f"{kind}/{digest.replace(':', '-')}") if store is not None else ""
+    return Made(out, digest, uri, facts)
+
+
+def model_digest(model: Path | None) -> str:
+    """Digest of a model's folder, or of the weights in the package where there is none."""
+    if model is not None:
+        return digest_of(model)
+    with resources.as_file(resources.files("instructdiffusion.model")) as package:
+        return ",".join(digest_of(weights) for weights in sorted(package.rglob("*.safetensors"))) or "base"
+
+
+def data_digest(folder: Path) -> str:
+    """Digest of a data set: of its manifest, which holds those of its shards."""
+    return digest_of(folder / "manifest.json")

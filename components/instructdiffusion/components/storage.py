@@ -1,0 +1,295 @@
+"""The object store: files and folders by `s3://bucket/name`, checked on the way in and out.
+
+A folder is complete when its list of files (`.files.json`, written last) is there: an upload that was
+interrupted is not taken for whole, and the next try sends only what is missing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from instructdiffusion.components.settings import Settings
+from instructdiffusion.model.errors import ConfigError, DataError, InstructDiffusionError, ServiceError
+from instructdiffusion.model.files import atomic_directory, digest_of
+
+if TYPE_CHECKING:
+    from minio import Minio
+
+log = logging.getLogger(__name__)
+
+FILES = ".files.json"
+SHA = "x-amz-meta-sha256"  # the digest travels with the object: an etag is none for files sent in parts
+KEYS = "INSTRUCTDIFFUSION_STORE_ACCESS_KEY and INSTRUCTDIFFUSION_STORE_SECRET_KEY"
+REFUSED = {
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidAccessKey",
+    "AuthorizationHeaderMalformed",
+}
+MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "ResourceNotFound"}
+FULL = {"InsufficientStorage", "XMinioStorageFull", "QuotaExceeded"}
+
+Sent = Callable[[int, int], None]  # told the bytes done and the bytes in all
+
+
+class Store:
+    """One bucket of an S3-compatible store."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        access_key: str,
+        secret_key: str,
+        bucket: str,
+        *,
+        secure: bool = False,
+        timeout: float = 60,
+    ) -> None:
+        """Connect lazily: nothing is sent until the first call.
+
+        Args:
+            endpoint: host:port.
+            access_key, secret_key: credentials.
+            bucket: the one bucket that is used.
+            secure: TLS or not.
+            timeout: seconds without a byte before an answer is given up.
+        """
+        import urllib3
+        from minio import Minio
+
+        retries = urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])
+        pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=5, read=timeout),
+            retries=retries,
+            cert_reqs="CERT_REQUIRED",
+            ca_certs=os.environ.get("SSL_CERT_FILE"),
+        )
+        self.endpoint, self.bucket = endpoint, bucket
+        try:
+            self._client: Minio = Minio(
+                endpoint, access_key=access_key, secret_key=secret_key, secure=secure, http_client=pool
+            )
+        except ValueError as error:
+            raise ConfigError(f"INSTRUCTDIFFUSION_STORE_ENDPOINT={endpoint}: {error}; write host:port") from error
+
+    @classmethod
+    def open(cls, settings: Settings) -> Store:
+        """The store that the settings name.
+
+        Raises:
+            ConfigError: they name none.
+        """
+        secret = settings.store_secret_key.get_secret_value()
+        if not (settings.store_endpoint and settings.store_access_key and secret):
+            raise ConfigError(f"no object store is set; set INSTRUCTDIFFUSION_STORE_ENDPOINT, {KEYS}")
+        return cls(
+            settings.store_endpoint,
+            settings.store_access_key,
+            secret,
+            settings.store_bucket,
+            secure=settings.store_secure,
+        )
+
+    def uri(self, name: str) -> str:
+        """`s3://bucket/name`."""
+        return f"s3://{self.bucket}/{name}"
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket if it is not there."""
+        with self._explained(self.uri("")):
+            if not self._client.bucket_exists(self.bucket):
+                self._client.make_bucket(self.bucket)
+
+    def exists(self, uri: str) -> bool:
+        """Whether a file, or a folder that was uploaded to its end, is there."""
+        name = self._name(uri)
+        return self._stat(name) is not None or self._stat(f"{name}/{FILES}") is not None
+
+    def put_file(self, path: Path, name: str) -> str:
+        """Upload one file unless the same bytes are there already; returns its URI."""
+        if not path.is_file():
+            raise DataError(f"{path} is not a file; nothing to upload")
+        digest = digest_of(path)
+        there = self._stat(name)
+        if there is None or (there.size, _sha(there)) != (path.stat().st_size, digest):
+            with self._explained(self.uri(name)):
+                self._client.fput_object(self.bucket, name, str(path), metadata={SHA: digest})
+        return self.uri(name)
+
+    def get_file(self, uri: str, path: Path) -> Path:
+        """Download one file to `path`, whole and checked, or not at all.
+
+        Raises:
+            ServiceError: it is not there, or the store does not answer.
+            DataError: the bytes are not those that were uploaded.
+        """
+        name = self._name(uri)
+        there = self._stat(name)
+        if there is None:
+            raise ServiceError(f"{uri} is not in the store at {self.endpoint}; upload it or correct the address")
+        if path.is_file() and digest_of(path) == _sha(there):
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            self._download(name, part, _sha(there))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    def put_directory(self, path: Path, name: str, *, by_content: bool = False, sent: Sent | None = None) -> str:
+        """Upload a folder; returns `s3://bucket/name`, or `s3://bucket/name/sha256-...` if named by content.
+
+        Hidden files stay behind. Objects that are there with the same bytes are not sent again: a broken off
+        upload goes on where it stopped, and a complete one is not repeated.
+
+        Raises:
+            DataError: the folder is missing or empty.
+            ServiceError: the store did not take it; call again to go on.
+        """
+        listing = _listing(path)
+        if by_content:
+            name = f"{name}/{digest_of(path).replace(':', '-')}"
+        known = self._files(name)
+        if known == listing:
+            return self.uri(name)
+        if known is not None:  # what changes is not complete until it is whole again
+            with self._explained(self.uri(name)):
+                self._client.remove_object(self.bucket, f"{name}/{FILES}")
+        total, done = sum(size for size, _ in listing.values()), 0
+        for relative, (size, _) in listing.items():
+            self.put_file(path / relative, f"{name}/{relative}")
+            done += size
+            if sent is not None:
+                sent(done, total)
+        text = json.dumps({r: {"size": s, "sha256": d} for r, (s, d) in listing.items()}, indent=1).encode()
+        with self._explained(self.uri(name)):
+            self._client.put_object(
+                self.bucket, f"{name}/{FILES}", io.BytesIO(text), len(text), content_type="application/json"
+            )
+        return self.uri(name)
+
+    def get_directory(self, uri: str, path: Path) -> Path:
+        """Download a folder to `path`, whole and checked, or not at all; one with the same content is kept.
+
+        Raises:
+            ServiceError: it is not there or not complete, or the store does not answer.
+            DataError: a file's bytes are not those that were uploaded.
+        """
+        name = self._name(uri)
+        listing = self._files(name)
+        if listing is None:
+            raise ServiceError(f"{uri} is not in the store at {self.endpoint}, or not whole; upload it again")
+        if path.is_dir() and _listing(path, empty=True) == listing:
+            return path
+        with atomic_directory(path) as folder:
+            for relative, (_, digest) in listing.items():
+                target = folder / _safe(relative, uri)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._download(f"{name}/{relative}", target, digest)
+        return path
+
+    def _download(self, name: str, path: Path, digest: str) -> None:
+        with self._explained(self.uri(name)):
+            self._client.fget_object(self.bucket, name, str(path))
+        if digest and digest_of(path) != digest:
+            raise DataError(f"{self.uri(name)} is damaged: its bytes are not those uploaded; upload it again")
+
+    def _stat(self, name: str) -> Any | None:
+        from minio.error import S3Error
+
+        with self._explained(self.uri(name)):
+            try:
+                return self._client.stat_object(self.bucket, name)
+            except S3Error as error:
+                if error.code in {"NoSuchKey", "ResourceNotFound"}:
+                    return None
+                raise
+
+    def _files(self, name: str) -> dict[str, tuple[int, str]] | None:
+        """The list of a complete folder: (bytes, digest) by relative name."""
+        if self._stat(f"{name}/{FILES}") is None:
+            return None
+        with self._explained(self.uri(name)):
+            answer = self._client.get_object(self.bucket, f"{name}/{FILES}")
+            try:
+                text = answer.read()
+            finally:
+                answer.close()
+                answer.release_conn()
+        try:
+            return {r: (int(entry["size"]), str(entry["sha256"])) for r, entry in json.loads(text).items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{self.uri(name)}/{FILES} is damaged; upload the folder again") from error
+
+    def _name(self, uri: str) -> str:
+        prefix = self.uri("")
+        if not uri.startswith(prefix) or uri == prefix:
+            raise ConfigError(f"{uri} is not in this store; write {prefix}NAME or set INSTRUCTDIFFUSION_STORE_BUCKET")
+        return uri.removeprefix(prefix).rstrip("/")
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Turn what the client raises into one line; its own text is left out: it may quote a signature."""
+        import urllib3
+        from minio.error import MinioException, S3Error
+
+        try:
+            yield
+        except InstructDiffusionError:
+            raise
+        except S3Error as error:
+            raise ServiceError(self._reason(error.code or "unknown error", what)) from None
+        except (MinioException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
+            kind = type(getattr(error, "reason", None) or error).__name__
+            raise ServiceError(
+                f"no usable answer from the object store at {self.endpoint} ({kind}) for {what}; "
+                "start it, or set INSTRUCTDIFFUSION_STORE_ENDPOINT"
+            ) from None
+        except OSError as error:
+            raise DataError(f"can't read or write a local copy of {what}: {error.strerror}; free space?") from error
+
+    def _reason(self, code: str, what: str) -> str:
+        if code in REFUSED:
+            return f"the object store at {self.endpoint} refused the credentials ({code}); check {KEYS}"
+        if code == "NoSuchBucket":
+            return (
+                f"the object store at {self.endpoint} has no bucket {self.bucket}; "
+                "make it or set INSTRUCTDIFFUSION_STORE_BUCKET"
+            )
+        if code in MISSING:
+            return f"{what} is not in the store at {self.endpoint}; upload it or correct the address"
+        if code in FULL:
+            return f"the object store at {self.endpoint} is full; free space there for {what}"
+        return f"the object store at {self.endpoint} answered {code} for {what}; try again or see its log"
+
+
+def _listing(path: Path, *, empty: bool = False) -> dict[str, tuple[int, str]]:
+    """(bytes, digest) of every file that is not hidden, by name relative to the folder, sorted."""
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder; nothing to upload")
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    if not files and not empty:
+        raise DataError(f"{path} is empty; nothing to upload")
+    return {p.relative_to(path).as_posix(): (p.stat().st_size, digest_of(p)) for p in files}
+
+
+def _sha(stat: Any) -> str:
+    return str((stat.metadata or {}).get(SHA, ""))
+
+
+def _safe(relative: str, uri: str) -> str:
+    """A name that stays inside the folder it is put in."""
+    parts = PurePosixPath(relative)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise DataError(f"{uri} lists the file {relative}, which lies outside its folder; upload it again")
+    return relative

@@ -1,0 +1,157 @@
+"""Step: train under torchrun, started from a TrainJob object as on a cluster.
+
+The training tells its progress as JSON lines on rank 0's standard output:
+
+    {"progress": 3, "total": 10, "text": "loss 0.12"}       shown with the time left
+    {"metrics": {"loss": 0.12}, "step": 3}                  written to the tracker
+    {"image": "segmentation", "path": "/.../grid.png"}      likewise
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from instructdiffusion.components.launcher import launch
+from instructdiffusion.components.step import data_digest, model_digest, read_mark
+from instructdiffusion.components.trainjob import FromSecret, train_job
+from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.files import digest_of, write_atomic
+
+if TYPE_CHECKING:
+    from instructdiffusion.model.report import Reporter
+
+log = logging.getLogger(__name__)
+
+DONE = "DONE"  # written last: what the training was made from, and the digest of what it made
+INPUTS = "inputs.json"  # written first: a folder is resumed only by the training that began it
+IMAGE = "instructdiffusion-train:local"  # means nothing on one machine
+
+
+def run(
+    recipe: BaseModel,
+    data: Path,
+    out: Path,
+    *,
+    model: Path | None = None,
+    name: str = "train",
+    nodes: int = 1,
+    processes_per_node: int = 2,
+    env: Mapping[str, str | FromSecret] | None = None,
+    report: Reporter | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Path:
+    """Train and return the folder of the finished weights; what is finished is not trained again.
+
+    A training that was cut off goes on. Another run, data, start or number of ranks begins anew in `out`.
+
+    Args:
+        recipe: the run's configuration (`instructdiffusion.model.config.Run`).
+        data: latents or shards with their manifest.
+        out: the training's folder: `run.json`, `job.json`, `logs/`, checkpoints, the weights, `DONE`.
+        model: folder of the model to start from; None: the embedded base.
+        name: of the job.
+        nodes, processes_per_node: how many torchrun nodes, and ranks in each.
+        env: variables of the training.
+        report: gets progress, metrics and pictures as they come.
+        on_line: gets the other lines of rank 0.
+
+    Raises:
+        ServiceError: a rank failed; the same call resumes from the last checkpoint.
+        DataError: the training ended without weights; data or model are not there.
+    """
+    config = recipe.model_dump_json(indent=1)
+    inputs = {
+        "run": "sha256:" + hashlib.sha256(config.encode()).hexdigest(),
+        "data": data_digest(data),
+        "model": model_digest(model),
+        "world": nodes * processes_per_node,
+    }
+    if _is_done(out, inputs):
+        log.info("%s is trained already", out)
+        return finished(out)
+    _begin(out, inputs)
+    write_atomic(out / "run.json", config)
+    job = train_job(
+        job_name(name, inputs),
+        _command(out, data, model),
+        nodes=nodes,
+        processes_per_node=processes_per_node,
+        image=IMAGE,
+        env=env,
+    )
+    write_atomic(out / "job.json", json.dumps(job, indent=1))
+    launch(job, logs=out / "logs", on_line=on_line, on_event=None if report is None else relay(report))
+    weights = finished(out)
+    write_atomic(out / DONE, json.dumps({"inputs": inputs, "digest": digest_of(weights)}, indent=1))
+    return weights
+
+
+def finished(out: Path) -> Path:
+    """The weights of a training that came to its end; DataError if it did not."""
+    if not (out / "training.json").is_file() or not (out / "model").is_dir():
+        raise DataError(f"the training in {out} did not come to its end; run the train step again")
+    return out / "model"
+
+
+def relay(report: Reporter) -> Callable[[dict[str, Any]], None]:
+    """What hands a training's events on to a reporter; an event of another shape is logged and dropped."""
+
+    def hand_on(event: dict[str, Any]) -> None:
+        try:
+            if "progress" in event:
+                report.progress(int(event["progress"]), int(event["total"]), str(event.get("text", "")))
+            elif "metrics" in event:
+                values = {str(k): float(v) for k, v in event["metrics"].items()}
+                report.metrics(values, int(event["step"]))
+            elif "image" in event:
+                report.image(str(event["image"]), _picture(Path(event["path"])))
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            log.warning("an event of the training can't be read (%s): %s", error, str(event)[:200])
+
+    return hand_on
+
+
+def job_name(name: str, inputs: Mapping[str, Any]) -> str:
+    """A job's name: the same for the same inputs, so that a retry finds the job the first try made."""
+    short = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{short if short[:1].isalpha() else 'train'}-{digest}"
+
+
+def _command(out: Path, data: Path, model: Path | None) -> list[str]:
+    command = ["python", "-m", "instructdiffusion.model.train_main"]
+    command += ["--run", str(out / "run.json"), "--data", str(data), "--out", str(out)]
+    return command if model is None else [*command, "--model", str(model)]
+
+
+def _begin(out: Path, inputs: Mapping[str, Any]) -> None:
+    """Make the folder this training's own: of another, the checkpoints would be resumed."""
+    known = read_mark(out / INPUTS)
+    if (known and known != inputs) or (out / DONE).exists():  # no longer whole
+        log.info("%s holds another training or a damaged one, which is replaced", out)
+        shutil.rmtree(out)
+    write_atomic(out / INPUTS, json.dumps(inputs, indent=1))
+
+
+def _is_done(out: Path, inputs: Mapping[str, Any]) -> bool:
+    known = read_mark(out / DONE)
+    if known.get("inputs") != inputs or not (out / "model").is_dir():
+        return False
+    return bool(known.get("digest") == digest_of(out / "model"))
+
+
+def _picture(path: Path) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))

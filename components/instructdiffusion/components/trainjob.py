@@ -1,0 +1,156 @@
+"""A training as a Kubernetes object: the TrainJob, and the TrainingRuntime it names (Kubeflow Trainer 2.3).
+
+The container starts torchrun, which takes nodes, processes and addresses from the `PET_*` variables that the
+operator sets. So the very same object runs on a cluster and, through `launcher.py`, on one machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from instructdiffusion.model.errors import ConfigError
+
+API = "trainer.kubeflow.org/v1alpha1"
+RUNTIME = "instructdiffusion-torch"
+NODE = "node"  # the operator's name for the job and the container of a training node
+TORCHRUN = ["python", "-m", "torch.distributed.run"]
+RESERVED = frozenset({"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"})
+PACKAGE = {"app.kubernetes.io/part-of": "instructdiffusion"}
+
+
+@dataclass(frozen=True)
+class FromSecret:
+    """The value of a variable that lies in a Secret; on one machine it is taken from our own environment."""
+
+    secret: str
+    key: str
+
+
+def train_job(
+    name: str,
+    command: Sequence[str],
+    *,
+    nodes: int,
+    processes_per_node: int,
+    image: str,
+    env: Mapping[str, str | FromSecret] | None = None,
+    resources: Mapping[str, str | int] | None = None,
+    runtime: str = RUNTIME,
+    labels: Mapping[str, str] | None = None,
+    queue: str = "",
+) -> dict[str, Any]:
+    """A TrainJob that runs `command` once in every process, under torchrun.
+
+    Args:
+        name: at most 63 lower-case letters, digits and hyphens, starting with a letter.
+        command: `python -m MODULE ...` or `python SCRIPT ...`, as one would start it alone.
+        nodes, processes_per_node: how many of each, at least one.
+        image: container image of a training node.
+        env: variables of the training process; secrets as `FromSecret`.
+        resources: what one node asks for and may use: {"cpu": 8, "memory": "32Gi", "nvidia.com/gpu": 2}.
+        runtime: name of the TrainingRuntime in the job's namespace.
+        labels: labels of the job.
+        queue: Kueue queue; empty: none, the job starts at once.
+
+    Raises:
+        ConfigError: a value is wrong; the message names it.
+    """
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name):
+        raise ConfigError(f"job name {name!r}: use up to 63 lower-case letters, digits, hyphens; start with a letter")
+    if nodes < 1 or processes_per_node < 1:
+        raise ConfigError(f"nodes={nodes}, processes_per_node={processes_per_node}: both must be at least 1")
+    if taken := RESERVED & set(env or {}):
+        raise ConfigError(f"{', '.join(sorted(taken))}: the operator sets this; leave it out of the job's environment")
+    trainer: dict[str, Any] = {
+        "image": image,
+        "command": list(TORCHRUN),
+        "args": _after_python(command),
+        "numNodes": nodes,
+        "numProcPerNode": processes_per_node,
+    }
+    if env:
+        trainer["env"] = [_variable(key, value) for key, value in sorted(env.items())]
+    if resources:
+        amounts = {key: str(value) for key, value in resources.items()}
+        trainer["resourcesPerNode"] = {"requests": amounts, "limits": dict(amounts)}
+    queued = {"kueue.x-k8s.io/queue-name": queue} if queue else {}
+    spec: dict[str, Any] = {
+        "runtimeRef": {"apiGroup": API.partition("/")[0], "kind": "TrainingRuntime", "name": runtime},
+        "trainer": trainer,
+    }
+    if queue:
+        spec["suspend"] = True  # Kueue lets it start
+    metadata = {"name": name, "labels": {**PACKAGE, **(labels or {}), **queued}}
+    return {"apiVersion": API, "kind": "TrainJob", "metadata": metadata, "spec": spec}
+
+
+def training_runtime(
+    image: str,
+    *,
+    name: str = RUNTIME,
+    claim: str = "",
+    mount: str = "/work",
+    shared_memory: str = "8Gi",
+    labels: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The namespaced TrainingRuntime for torchrun with DeepSpeed.
+
+    Args:
+        image: default image of a node; a TrainJob names its own.
+        name: what TrainJobs refer to.
+        claim: PersistentVolumeClaim for data and checkpoints, mounted by every node; empty: none.
+        mount: where it is mounted.
+        shared_memory: size of /dev/shm, which data loaders and NCCL need larger than the default of 64 MiB.
+        labels: labels of the runtime.
+    """
+    volumes: list[dict[str, Any]] = [
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}}
+    ]
+    mounts = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
+    if claim:
+        volumes.append({"name": "work", "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": "work", "mountPath": mount})
+    container: dict[str, Any] = {
+        "name": NODE,
+        "image": image,
+        "command": list(TORCHRUN),
+        "volumeMounts": mounts,
+    }
+    container["env"] = [{"name": "PYTHONUNBUFFERED", "value": "1"}]  # a pod's log is read while it grows
+    container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    pod = {"containers": [container], "volumes": volumes, "restartPolicy": "Never"}
+    job = {
+        "name": NODE,
+        "template": {
+            "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
+            "spec": {"backoffLimit": 0, "template": {"spec": pod}},
+        },
+    }
+    framework = {"trainer.kubeflow.org/framework": "torch"}  # the SDK lists only runtimes that name one
+    marked = {**PACKAGE, **framework, **(labels or {})}
+    return {
+        "apiVersion": API,
+        "kind": "TrainingRuntime",
+        "metadata": {"name": name, "labels": marked},
+        "spec": {"mlPolicy": {"numNodes": 1, "torch": {}}, "template": {"spec": {"replicatedJobs": [job]}}},
+    }
+
+
+def _after_python(command: Sequence[str]) -> list[str]:
+    """What torchrun gets: the command without its interpreter, which torchrun adds itself.
+
+    The two dashes keep torchrun from taking the command's options for its own: `--run` for `--run-path`.
+    """
+    if len(command) < 2 or not re.fullmatch(r"(.*/)?python[0-9.]*", command[0]):
+        raise ConfigError(f"training command {' '.join(command)!r}: write python -m MODULE ... or python SCRIPT ...")
+    rest = [str(part) for part in command[1:]]
+    return ["-m", "--", *rest[1:]] if rest[0] == "-m" else ["--", *rest]
+
+
+def _variable(name: str, value: str | FromSecret) -> dict[str, Any]:
+    if isinstance(value, FromSecret):
+        return {"name": name, "valueFrom": {"secretKeyRef": {"name": value.secret, "key": value.key}}}
+    return {"name": name, "value": value}

@@ -1,0 +1,123 @@
+"""The recipe of the embedded base: scenes, networks from nothing, training, scores, model card."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from instructdiffusion.model.files import atomic_directory, digest_of, write_atomic
+from instructdiffusion.pipelines.report import curves
+from instructdiffusion.pipelines.work import evaluated, fit, shown, synthesized
+
+FITTED = 1500  # pictures that the autoencoder is fitted to
+CARD = "README.md"
+
+
+def make(
+    out: Path, recipe: str, settings: list[str], triplets: int, held_out: int, install: bool, console: Console
+) -> dict[str, Any]:
+    """Make a base below `out`: `model/` with its card, `evaluation/`; returns where, and the scores.
+
+    Run again after an interruption it goes on; `install` puts the result in the place of the embedded one.
+    """
+    from instructdiffusion.model import network
+    from instructdiffusion.model.config import override
+    from instructdiffusion.model.recipes import recipe as recipe_named
+
+    run = override(recipe_named(recipe), settings)
+    manifest = synthesized(out / "data", "train", triplets, False, run.network.size, run.seed, console)
+    start = _start(out, run, console)
+    training = fit(run, out / "data", start, out / "training", 1, console)
+    trained = network.load(Path(training["model"]))
+    with atomic_directory(out / "model") as new:
+        network.save(trained, new / "model", half=True)
+        for part in (new / "model").iterdir():
+            part.rename(new / part.name)
+        (new / "model").rmdir()
+    evaluation = evaluated(out / "model", None, held_out, out / "evaluation", console)
+    curve = json.loads((Path(training["model"]).parent / "training.json").read_text())["curve"]
+    document(out / "model", run.model_dump(mode="json"), manifest, training, evaluation, curve)
+    if install:
+        with atomic_directory(network.BASE) as new:
+            shutil.copytree(out / "model", new, dirs_exist_ok=True)
+    return {"model": str(out / "model"), "digest": digest_of(out / "model"), "tasks": evaluation["tasks"]}
+
+
+def document(
+    folder: Path,
+    run: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    training: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    curve: list[dict[str, float]],
+) -> None:
+    """Write the model card into `folder`, and what it is drawn from: curve, data manifest, scores."""
+    drawn = curves({"base": {"curve": curve}})["base"]
+    write_atomic(folder / "curve.svg", base64.b64decode(drawn.partition(",")[2]))
+    write_atomic(folder / "manifest.json", json.dumps(manifest))
+    scores = {name: {k: v for k, v in task.items() if k != "scores"} for name, task in evaluation["tasks"].items()}
+    write_atomic(folder / "evaluation.json", json.dumps({**evaluation, "tasks": scores}, indent=1))
+    write_atomic(folder / CARD, card(run, manifest, training, evaluation))
+
+
+def _start(out: Path, run: Any, console: Console) -> Path:
+    """The networks before the training, the autoencoder fitted to the first targets."""
+    from instructdiffusion.model import network
+    from instructdiffusion.model.data.shards import read_triplets
+
+    folder = out / "start"
+    if not (folder / network.SETTINGS).is_file():
+        with shown(console, "make the networks"):
+            targets = [t.target for t in itertools.islice(read_triplets(out / "data"), FITTED)]
+            network.save(network.create(run.network, run.diffusion, targets, run.seed), folder)
+    return folder
+
+
+def card(
+    run: Mapping[str, Any], manifest: Mapping[str, Any], training: Mapping[str, Any], evaluation: Mapping[str, Any]
+) -> str:
+    """The model card: what it is, what it was made of, what it scores, what it is not for."""
+    rows = [
+        f"| {name} | {s['metric']} | {s['value']:.3f} | {s['low']:.3f} to {s['high']:.3f} | "
+        f"{s['floor']:.3f} | {s['bound']:.3f} | {s['n']} |"
+        for name, s in evaluation["tasks"].items()
+    ]
+    licences = "\n".join(f"- {licence}" for licence in manifest["licences"])
+    side, hours = manifest["size"], training["seconds"] / 3600
+    return f"""# The nano base
+
+Edits, restores and reads pictures of {side} x {side} pixels by instruction. Trained from nothing on composed scenes, so
+that two CPU cores have a model to start from. It knows drawn objects on photographs, and the words of this project's
+instructions; it is not for people's photographs, nor for anything that matters.
+
+Made by `instructdiffusion base` with recipe `{run["name"]}` and seed {run["seed"]}: {training["steps"]} steps in
+{hours:.1f} hours, {training["triplets_per_second"]:.0f} triplets a second.
+
+## Scores
+
+On held-out photographs and held-out pairs of kind and colour, with 95 % intervals. The floor is doing nothing, the
+bound is the truth after the autoencoder.
+
+| task | metric | score | interval | floor | bound | samples |
+|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+## Data
+
+{sum(manifest["counts"].values())} triplets, seed {manifest["seed"]}, split `{manifest["split"]}`.
+
+{licences}
+
+## Settings
+
+```json
+{json.dumps(run, indent=1)}
+```
+"""

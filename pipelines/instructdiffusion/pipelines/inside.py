@@ -1,0 +1,108 @@
+"""What the body of a step needs from around it: store, tracker, someone to tell how far it is.
+
+A step tells on its standard output, one JSON document a line, as a training does. Nothing here imports kfp: steps run
+where pipelines can't be defined.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from instructdiffusion.components.registry import Registry
+from instructdiffusion.components.settings import Settings
+from instructdiffusion.components.step import Made
+from instructdiffusion.components.storage import Store
+from instructdiffusion.components.tracking import TrackedRun, Tracker
+from instructdiffusion.model.errors import InstructDiffusionError
+from instructdiffusion.model.files import digest_of
+
+
+@contextmanager
+def inside(title: str) -> Iterator[Surroundings]:
+    """The surroundings of a step, which is announced under `title`.
+
+    An error of ours is told as `{"error": ..., "exit_code": ...}` and ends the process with that code, so that
+    whoever runs the pipeline can show the line alone.
+    """
+    say({"step": title})
+    try:
+        yield Surroundings()
+    except InstructDiffusionError as error:
+        say({"error": str(error), "exit_code": error.exit_code})
+        raise SystemExit(error.exit_code) from None
+
+
+class Surroundings:
+    """Store and tracker as the environment names them; a step works without either."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Read from the environment."""
+        return Settings.from_environment(needs=())
+
+    @cached_property
+    def store(self) -> Store | None:
+        """Where artifacts are uploaded; None: nowhere."""
+        return Store.open(self.settings) if self.settings.store_endpoint else None
+
+    @property
+    def needed_store(self) -> Store:
+        """The store; ConfigError where none is set."""
+        return Store.open(self.settings)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The model registry; ConfigError where none is set."""
+        return Registry.open(self.settings)
+
+    def tracked(self, name: str, key: str) -> AbstractContextManager[TrackedRun | None]:
+        """The tracker's run of that key, made under `name` where there is none yet; None without a tracker."""
+        if not self.settings.tracking_uri:
+            return nullcontext()
+        return Tracker.open(self.settings).open_run(name, key=key)
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Tell how far the step is."""
+        say({"progress": done, "total": total, "text": text})
+
+    def keep(self, artifact: Any, made: Made, **more: str | int | float) -> None:
+        """Write on an artifact what it is: its digest makes a step that reads it run again when it changes."""
+        artifact.metadata.update({"digest": made.digest, "uri": made.uri, **more})
+
+    def keep_file(self, artifact: Any, content: Mapping[str, Any]) -> None:
+        """Write a JSON document as an artifact of one file."""
+        path = Path(artifact.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1))
+        artifact.metadata["digest"] = digest_of(path)
+
+
+def folder_for(work: Path, name: str, inputs: Sequence[str]) -> Path:
+    """Where a job of these inputs works: the same folder when it is started again."""
+    digest = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:12]
+    return work / "jobs" / f"{name}-{digest}"
+
+
+def copy(source: Path, artifact: Any) -> Path:
+    """Copy a folder or a file to where an artifact belongs."""
+    target = Path(artifact.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(source, target)
+    return target
+
+
+def say(document: Mapping[str, Any]) -> None:
+    """One line on the standard output."""
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,164 @@
+"""Steps that make and judge models.
+
+A step's body is all that is shipped with it: it imports what it needs and calls one function of its component.
+"""
+
+from kfp import dsl
+
+from instructdiffusion.pipelines.data_steps import step
+
+
+@step
+def train(
+    latents: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    recipe: str,
+    name: str,
+    steps: int,
+    seed: int,
+    work: str,
+    trained: dsl.Output[dsl.Model],
+    training: dsl.Output[dsl.Artifact],
+) -> None:
+    """Train with DeepSpeed under torchrun, from a TrainJob object.
+
+    Args:
+        latents: what to train on.
+        model: where to start.
+        recipe: name of the run's recipe.
+        name: of the trained model, in the tracker.
+        steps: optimizer steps, instead of the recipe's.
+        seed: of order and noise.
+        work: folder that outlives the step, so that a training which was stopped resumes.
+        trained: the model with averaged weights.
+        training: its settings, speed and curve.
+    """
+    from pathlib import Path
+
+    from instructdiffusion.components.reporter import TrackingReporter
+    from instructdiffusion.components.step import made
+    from instructdiffusion.components.train import run
+    from instructdiffusion.model.config import override
+    from instructdiffusion.model.files import digest_of
+    from instructdiffusion.model.recipes import recipe as recipe_named
+    from instructdiffusion.model.report import Lines
+    from instructdiffusion.pipelines.inside import copy, folder_for, inside
+
+    with inside(f"train ({name})") as here:
+        settings = override(recipe_named(recipe), [f"name={name}", f"optim.steps={steps}", f"seed={seed}"])
+        inputs = [settings.model_dump_json(), latents.metadata["digest"], model.metadata["digest"]]
+        out = folder_for(Path(work), name, inputs)
+        with here.tracked(name, key=out.name) as tracked:
+            report = Lines() if tracked is None else TrackingReporter(tracked, on_progress=here.progress)
+            if tracked is not None:
+                tracked.params(settings.model_dump())
+            made_here = run(settings, Path(latents.path), out, model=Path(model.path), name=name, report=report)
+            if isinstance(report, TrackingReporter):
+                report.close()
+        weights = copy(made_here, trained)
+        copy(out / "training.json", training)
+        here.keep(trained, made(weights, "models", digest_of(weights), here.store, {}), name=name, key=out.name)
+        training.metadata["digest"] = digest_of(Path(training.path))
+
+
+@step
+def evaluate(
+    model: dsl.Input[dsl.Model],
+    shards: dsl.Input[dsl.Dataset],
+    evaluation: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Score a model on held-out triplets of every task.
+
+    Args:
+        model: to score.
+        shards: held-out data.
+        evaluation: scores with intervals, floors and bounds, and a contact sheet per task.
+        metrics: the scores, for the pipeline's own pages.
+    """
+    from pathlib import Path
+
+    from instructdiffusion.components.evaluate import run
+    from instructdiffusion.pipelines.inside import inside
+
+    with inside(f"evaluate ({model.metadata['name']})") as here:
+        key = model.metadata.get("key", model.metadata["digest"])
+        with here.tracked(model.metadata["name"], key=key) as tracked:
+            made = run(
+                Path(model.path),
+                Path(shards.path),
+                Path(evaluation.path),
+                store=here.store,
+                tracked=tracked,
+                progress=here.progress,
+            )
+        here.keep(evaluation, made, name=model.metadata["name"])
+        for task, score in made.facts["tasks"].items():
+            metrics.log_metric(f"{task} {score['metric']}", score["value"])
+
+
+@step
+def compare(
+    shards: dsl.Input[dsl.Dataset],
+    before: dsl.Input[dsl.Dataset],
+    aligned: dsl.Input[dsl.Dataset],
+    control: dsl.Input[dsl.Dataset],
+    alignment: dsl.Output[dsl.Artifact],
+) -> None:
+    """Measure on held-out prompts what the alignment did, against a control tuned on random picks.
+
+    Args:
+        shards: the held-out triplets, with the truth.
+        before: edits of the model before the alignment.
+        aligned: edits of the aligned model.
+        control: edits of the control.
+        alignment: mean truth of each, and the gain with its interval.
+    """
+    from pathlib import Path
+
+    from instructdiffusion.components.compare import run
+    from instructdiffusion.pipelines.inside import inside
+
+    with inside("compare with the control") as here:
+        folders = (Path(part.path) for part in (shards, before, aligned, control, alignment))
+        here.keep(alignment, run(*folders, store=here.store))
+
+
+@step
+def gate(
+    challenger: dsl.Input[dsl.Artifact],
+    known: dsl.Input[dsl.Artifact],
+    shards: dsl.Input[dsl.Dataset],
+    champion: dsl.Output[dsl.Artifact],
+    verdict: dsl.Output[dsl.Artifact],
+) -> bool:
+    """Decide whether the challenger may take the place of the registry's champion.
+
+    Args:
+        challenger: evaluation of the model that might.
+        known: an evaluation that need not be made again, if it is the champion's.
+        shards: the held-out data.
+        champion: evaluation of the model that serves; empty where none does yet.
+        verdict: the decision, with its reasons.
+    """
+    from pathlib import Path
+
+    from instructdiffusion.components.champion import run as champion_of
+    from instructdiffusion.components.gate import run
+    from instructdiffusion.pipelines.inside import inside
+
+    with inside(f"gate ({challenger.metadata['name']})") as here:
+        ours, theirs = Path(challenger.path), Path(champion.path)
+        version = champion_of(
+            ours,
+            Path(shards.path),
+            theirs,
+            registry=here.registry,
+            store=here.needed_store,
+            known=[Path(known.path)],
+            progress=here.progress,
+        )
+        made = run(ours, theirs if version else None, Path(verdict.path), store=here.store)
+        champion.metadata["version"] = version
+        here.keep(verdict, made)
+        return bool(made.facts["passed"])

@@ -1,0 +1,164 @@
+"""What single commands do: the same steps as in the pipeline, on folders, without store and tracker."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from rich.console import Console
+
+from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.files import write_atomic
+from instructdiffusion.pipelines.local import Event
+from instructdiffusion.pipelines.show import Steps
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from instructdiffusion.model.config import Run
+
+HELD_OUT_SEED = 7  # of triplets that are composed for an evaluation
+Progress = Callable[..., None]
+
+
+@contextmanager
+def shown(console: Console, title: str) -> Iterator[Progress]:
+    """Show a job by its title; what is yielded is told (done, total, text)."""
+    with Steps(console) as steps:
+        steps(Event(title, "started", title))
+
+        def progress(done: int, total: int, text: str = "") -> None:
+            steps(Event(title, "progress", title, done, total, text))
+
+        yield progress
+
+
+def synthesized(
+    out: Path, split: str, triplets: int, each: bool, size: int, seed: int, console: Console
+) -> dict[str, Any]:
+    """Compose triplets into `out`; returns the manifest."""
+    from instructdiffusion.components.synthesize import run
+    from instructdiffusion.model.synthesis.write import mixture
+    from instructdiffusion.model.tasks import TASKS
+
+    counts = dict.fromkeys(TASKS, triplets) if each else mixture(triplets)
+    side = cast(Literal["train", "test"], split)
+    with shown(console, f"synthesize ({split})") as progress:
+        return dict(run(out, split=side, counts=counts, size=size, seed=seed, progress=progress).facts)
+
+
+def trained(
+    recipe: str,
+    settings: list[str],
+    data: Path,
+    model: Path | None,
+    out: Path,
+    processes: int,
+    console: Console,
+) -> dict[str, Any]:
+    """Encode the triplets in `data` and train on them; returns where the model is, and how fast it went."""
+    from instructdiffusion.model.config import override
+    from instructdiffusion.model.recipes import recipe as recipe_named
+
+    return fit(override(recipe_named(recipe), settings), data, model, out, processes, console)
+
+
+def fit(run: Run, data: Path, model: Path | None, out: Path, processes: int, console: Console) -> dict[str, Any]:
+    """Encode and train as `run` says; what is done already is used again."""
+    from instructdiffusion.components import encode, train
+
+    if run.train_text and model is None:
+        raise DataError(
+            f"recipe {run.name} makes a model from nothing; use: instructdiffusion base --recipe {run.name}"
+        )
+    job = hashlib.sha256(run.model_dump_json().encode()).hexdigest()[:8]
+    with shown(console, "encode"):
+        latents = encode.run(data, model, out / "latents", states=not run.train_text).path
+    with shown(console, f"train ({run.name})") as progress:
+        report = _Shown(progress)
+        train.run(run, latents, out / job, model=model, name=run.name, processes_per_node=processes, report=report)
+    facts = json.loads((out / job / "training.json").read_text())
+    return {"model": str(out / job / "model"), **{k: v for k, v in facts.items() if k not in ("run", "curve")}}
+
+
+class _Shown:
+    """A training's reporter that shows how far it is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """The training keeps its curve itself."""
+
+    def image(self, name: str, picture: Any) -> None:
+        """Nowhere to show it."""
+
+
+def evaluated(model: Path | None, data: Path | None, samples: int, out: Path, console: Console) -> dict[str, Any]:
+    """Score a model on `data`, or on held-out triplets composed for it; returns the evaluation."""
+    from instructdiffusion.components.evaluate import run
+    from instructdiffusion.pipelines.machine import resolution
+
+    if data is None:
+        data = out / "held-out"
+        synthesized(data, "test", samples, True, resolution(model), HELD_OUT_SEED, console)
+    with shown(console, "evaluate") as progress:
+        return dict(run(model, data, out / "scores", limit=samples, progress=progress).facts)
+
+
+def edited(
+    picture: Path, instruction: str, out: Path, model: Path | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Edit one picture file; returns what was read from the answer, and the same in words.
+
+    Raises:
+        DataError: the file is no picture that can be read, or the output's format is unknown.
+    """
+    from PIL import Image
+
+    from instructdiffusion.model.editor import Editor
+    from instructdiffusion.pipelines.answers import words
+    from instructdiffusion.serving.schema import found_of, read_picture
+
+    Image.init()
+    if out.suffix.lower() not in Image.EXTENSION:
+        raise DataError(f"{out}: no picture format has that ending; use .png or .jpg")
+    try:
+        source = read_picture(picture.read_bytes(), str(picture))
+    except OSError as error:
+        raise DataError(f"{picture} can't be read: {error.strerror}; give a PNG, JPEG or WebP file") from error
+    answer = Editor.load(model).edit(source, instruction, **options)
+    write_atomic(out, encoded(Image.fromarray(answer.picture), Image.EXTENSION[out.suffix.lower()]))
+    found = found_of(answer.found)
+    return {
+        "task": answer.ask.task if answer.ask else None,
+        "words": f"{answer.ask.task if answer.ask else 'an edit of no known task'}: {words(found)}",
+        "found": found.model_dump(mode="json") if found else None,
+        "picture": str(out),
+        "seed": answer.seed,
+        "seconds": round(answer.seconds, 3),
+    }
+
+
+def encoded(picture: Any, form: str) -> bytes:
+    """A Pillow picture as a file's bytes."""
+    import io
+
+    buffer = io.BytesIO()
+    picture.save(buffer, form)
+    return buffer.getvalue()
+
+
+def table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Scores with intervals beside floor and bound."""
+    from rich.table import Table
+
+    rows = Table("task", "metric", "score", "95 % interval", "floor", "bound", "samples", box=None, header_style="dim")
+    for name, s in tasks.items():
+        numbers = (f"{s['value']:.2f}", f"{s['low']:.2f} to {s['high']:.2f}", f"{s['floor']:.2f}", f"{s['bound']:.2f}")
+        rows.add_row(name, s["metric"], *numbers, str(s["n"]))
+    return rows

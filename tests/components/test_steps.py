@@ -1,0 +1,137 @@
+"""Steps at tiny size: each does its work once, and moves what it made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from instructdiffusion.components import synthesize
+from instructdiffusion.components.evaluate import scores
+from instructdiffusion.components.step import Made, model_digest, once
+from instructdiffusion.components.storage import Store
+from instructdiffusion.components.train import job_name, relay
+from instructdiffusion.model.data.shards import encode_png, read_triplets
+from instructdiffusion.model.files import digest_of
+
+Writer = Callable[[], object]
+
+
+def writer(out: Path, text: str, calls: list[str]) -> Writer:
+    def write() -> None:
+        calls.append(text)
+        out.mkdir(exist_ok=True)
+        (out / f"{text}.txt").write_text(text)
+
+    return write
+
+
+def test_the_same_work_is_done_once(tmp_path: Path) -> None:
+    out, calls = tmp_path / "out", list[str]()
+    first = once(out, {"seed": 1}, writer(out, "a", calls))
+    assert once(out, {"seed": 1}, writer(out, "a", calls)) == first == digest_of(out)
+    assert calls == ["a"]
+
+
+def test_other_work_replaces_what_was_there(tmp_path: Path) -> None:
+    out, calls = tmp_path / "out", list[str]()
+    once(out, {"seed": 1}, writer(out, "a", calls))
+    once(out, {"seed": 2}, writer(out, "b", calls))
+    assert [path.name for path in out.glob("*.txt")] == ["b.txt"]
+
+
+def test_damaged_work_is_done_again(tmp_path: Path) -> None:
+    out, calls = tmp_path / "out", list[str]()
+    first = once(out, {}, writer(out, "a", calls))
+    (out / "a.txt").write_text("spoilt")
+    assert once(out, {}, writer(out, "a", calls)) == first
+    assert calls == ["a", "a"]
+
+
+def test_work_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def cut_off() -> None:
+        (out / "half.txt").write_text("kept")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once(out, {"seed": 1}, cut_off)
+    once(out, {"seed": 1}, writer(out, "rest", []))
+    assert (out / "half.txt").read_text() == "kept"
+
+
+def made(tmp_path: Path, **more: Any) -> Made:
+    counts = {"remove": 3, "denoise": 2}
+    return synthesize.run(tmp_path / "data", split="train", counts=counts, size=32, seed=0, **more)
+
+
+def test_synthesized_data_is_uploaded_by_its_content(tmp_path: Path, store: Store) -> None:
+    first = made(tmp_path, store=store)
+    assert first.uri == f"s3://instructdiffusion/datasets/{first.digest.replace(':', '-')}"
+    assert first.facts["counts"] == {"remove": 3, "denoise": 2}
+    back = store.get_directory(first.uri, tmp_path / "back")
+    assert len(list(read_triplets(back))) == 5
+    assert json.loads(json.dumps(first.document()))["digest"] == digest_of(back)
+
+
+def test_scores_are_named_by_task_and_metric() -> None:
+    row = {"metric": "iou", "value": 0.7, "low": 0.65, "high": 0.75, "floor": 0.0, "bound": 0.9, "n": 200}
+    values = scores({"tasks": {"segmentation": row}})
+    assert values["segmentation/iou"] == 0.7
+    assert values["segmentation/iou_low"] == 0.65
+    assert len(values) == 5
+
+
+class Heard:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        self.told.append(("metrics", values, step))
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        self.told.append(("progress", done, total, text))
+
+    def image(self, name: str, picture: Any) -> None:
+        self.told.append(("image", name, picture.shape))
+
+
+def test_events_of_a_training_reach_the_reporter(tmp_path: Path) -> None:
+    (tmp_path / "grid.png").write_bytes(encode_png(np.zeros((4, 6, 3), np.uint8)))
+    heard = Heard()
+    for event in (
+        {"progress": 3, "total": 10, "text": "loss 0.1"},
+        {"metrics": {"loss": 0.1}, "step": 3},
+        {"image": "grid", "path": str(tmp_path / "grid.png")},
+        {"metrics": "none"},
+        {"image": "gone", "path": str(tmp_path / "gone.png")},
+        {"other": 1},
+    ):
+        relay(heard)(event)
+    assert heard.told == [
+        ("progress", 3, 10, "loss 0.1"),
+        ("metrics", {"loss": 0.1}, 3),
+        ("image", "grid", (4, 6, 3)),
+    ]
+
+
+def test_a_job_is_named_by_what_it_trains_on() -> None:
+    assert job_name("Adapt, nano", {"data": "a"}) == job_name("Adapt, nano", {"data": "a"})
+    assert job_name("Adapt, nano", {"data": "a"}) != job_name("Adapt, nano", {"data": "b"})
+    assert job_name("Adapt, nano", {}).startswith("adapt-nano-")
+    assert job_name("7", {}).startswith("train-")
+
+
+def test_a_models_digest_follows_its_files(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    before = model_digest(tmp_path)
+    (tmp_path / "a").write_text("2")
+    assert model_digest(tmp_path) != before
+    assert model_digest(None) == model_digest(None)

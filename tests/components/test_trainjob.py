@@ -1,0 +1,108 @@
+"""The Kubernetes objects of a training, held against the custom resources' own schemas."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instructdiffusion.components.trainjob import FromSecret, train_job, training_runtime
+from instructdiffusion.model.errors import ConfigError
+
+SHARED = Path(__file__).parents[3] / "shared"
+COMMAND = ["python", "-m", "instructdiffusion.model.train_main", "--run", "run.json"]
+Validate = Callable[[dict[str, Any]], list[tuple[str, str]]]
+
+
+@pytest.fixture(scope="module")
+def validate() -> Validate:
+    """What a cluster's API server would say to an object, as (path, message)."""
+    script = SHARED / "tools" / "validate_manifests.py"
+    if not script.is_file():
+        pytest.skip("the folder with the schemas is not beside this checkout")
+    pytest.importorskip("kubernetes_validate")
+    spec = importlib.util.spec_from_file_location("validate_manifests", script)
+    assert spec is not None
+    assert spec.loader is not None
+    tools = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tools)
+    kinds, customs, rules = tools.BuiltIn("1.34"), tools.CRDs([str(SHARED / "crds")]), tools.make_cel()
+    return lambda doc: list(tools.validate(doc, kinds, customs, rules, set()))
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    """A job with every part."""
+    usual: dict[str, Any] = {
+        "nodes": 2,
+        "processes_per_node": 4,
+        "image": "registry.example/instructdiffusion-train:1.0.0",
+        "env": {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "KEY": FromSecret("store", "secret-key")},
+        "resources": {"cpu": 8, "memory": "32Gi", "nvidia.com/gpu": 4},
+        "labels": {"stage": "adapt"},
+        "queue": "gpus",
+    }
+    return train_job("adapt-1a2b", COMMAND, **{**usual, **changes})
+
+
+def test_a_job_with_every_part_is_valid(validate: Validate) -> None:
+    assert validate(job()) == []
+    assert validate(job(env=None, resources=None, labels=None, queue="")) == []
+
+
+def test_a_runtime_is_valid(validate: Validate) -> None:
+    assert validate(training_runtime("registry.example/train:1.0.0")) == []
+    assert validate(training_runtime("registry.example/train:1.0.0", claim="work")) == []
+
+
+def test_the_check_finds_what_is_wrong(validate: Validate) -> None:
+    wrong = job()
+    wrong["spec"]["trainer"]["numNode"] = 2
+    assert validate(wrong) != []
+
+
+def test_a_job_names_the_runtime_that_is_made() -> None:
+    runtime = training_runtime("x:1")
+    reference = job()["spec"]["runtimeRef"]
+    assert (reference["kind"], reference["name"]) == (runtime["kind"], runtime["metadata"]["name"])
+    assert runtime["spec"]["mlPolicy"]["torch"] == {}
+
+
+def test_every_process_runs_the_command_under_torchrun() -> None:
+    trainer = job()["spec"]["trainer"]
+    assert trainer["command"] == ["python", "-m", "torch.distributed.run"]
+    assert trainer["args"] == ["-m", "--", *COMMAND[2:]]
+    assert "runtimePatches" not in job()["spec"]
+
+
+def test_no_secret_is_written_into_a_job() -> None:
+    variables = {v["name"]: v for v in job()["spec"]["trainer"]["env"]}
+    assert variables["KEY"] == {
+        "name": "KEY",
+        "valueFrom": {"secretKeyRef": {"name": "store", "key": "secret-key"}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"nodes": 0}, "nodes=0"),
+        ({"env": {"PET_NNODES": "3"}}, "PET_NNODES"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        job(**changes)
+
+
+@pytest.mark.parametrize("name", ["Adapt", "1st", "a" * 64, "ends-", ""])
+def test_names_that_a_cluster_refuses_are_refused_here(name: str) -> None:
+    with pytest.raises(ConfigError, match="job name"):
+        train_job(name, COMMAND, nodes=1, processes_per_node=1, image="x:1")
+
+
+def test_only_python_can_be_started_by_torchrun() -> None:
+    with pytest.raises(ConfigError, match="write python -m MODULE"):
+        train_job("a", ["bash", "train.sh"], nodes=1, processes_per_node=1, image="x:1")

@@ -1,0 +1,123 @@
+"""The demo as a newcomer runs it, at its smallest: interrupted on the way, run again, and looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from instructdiffusion.model.tasks import TASKS
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
+PATIENCE = 1800  # seconds: a machine that is busy elsewhere takes many times what an idle one does
+
+
+@dataclass
+class Demo:
+    """What both tries left."""
+
+    out: Path
+    interrupted: int  # exit code of the first try
+    line: str  # and its last line
+    left: list[str]  # processes that it left
+    summary: dict[str, Any]  # of the second
+    log: str  # its pipeline's
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    out = tmp_path_factory.mktemp("demo")
+    first = start(out)
+    wait_for(out / "pipeline" / "pipeline.log", "Executing task 'train'", first)
+    first.send_signal(signal.SIGINT)
+    _, error = first.communicate(timeout=PATIENCE)
+    left = servers(out)
+    second = start(out)
+    printed, complaint = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 0, complaint
+    log = (out / "pipeline" / "pipeline.log").read_text()
+    return Demo(out, first.returncode, error.strip().splitlines()[-1], left, json.loads(printed), log)
+
+
+def start(out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "instructdiffusion.pipelines", "demo", "--quick", "--json", "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+
+
+def wait_for(log: Path, text: str, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        if log.is_file() and text in log.read_text().replace("\x1b[96m", "").replace("\x1b[0m", ""):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{text!r} was not reached: {process.communicate()[1]}")
+
+
+def servers(out: Path) -> list[str]:
+    """Command lines of processes that have to do with the folder."""
+    found = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    return [line for line in found if str(out) in line]
+
+
+def test_an_interrupted_demo_says_how_to_go_on_and_leaves_nothing_running(demo: Demo) -> None:
+    assert demo.interrupted == 130
+    assert "run the same command again" in demo.line
+    assert demo.left == []
+
+
+def test_what_was_finished_before_is_not_done_again(demo: Demo) -> None:
+    assert "Executing task" in demo.log
+    assert "'synthesize'" not in demo.log
+    assert "'filter'" not in demo.log
+
+
+def test_every_task_has_a_score_with_its_interval_floor_and_bound(demo: Demo) -> None:
+    assert demo.summary["tasks"].keys() == TASKS.keys()
+    for score in demo.summary["tasks"].values():
+        assert {"metric", "value", "low", "high", "floor", "bound", "n"} == score.keys()
+        assert score["low"] <= score["value"] <= score["high"]
+
+
+def test_the_alignment_is_measured_against_a_control(demo: Demo) -> None:
+    alignment = demo.summary["alignment"]
+    assert alignment["n"] == 2 * len(TASKS)
+    difference = alignment["aligned"]["value"] - alignment["control"]["value"]
+    assert alignment["gain"]["value"] == pytest.approx(difference, abs=1e-9)
+
+
+def test_the_service_answered_every_task_with_its_typed_result(demo: Demo) -> None:
+    found = {answer["task"]: answer["found"] for answer in demo.summary["served"]}
+    assert found.keys() == TASKS.keys()
+    assert found["keypoint"]["kind"] == "joints"
+    assert found["remove"] is None
+    assert all(found[task] is None or found[task]["kind"] == "region" for task in ("segmentation", "referring"))
+
+
+def test_what_it_took_is_written_down(demo: Demo) -> None:
+    summary = demo.summary
+    assert summary == json.loads((demo.out / "summary.json").read_text())
+    assert 0.5 < summary["peak_gib"] < 8
+    assert summary["seconds"] > 0
+    assert summary["versions"]["kfp"] == "2.17.0"
+    names = [step["name"] for step in summary["steps"]]
+    assert len(names) == len(set(names))
+    assert {"filter", "train (align)", "train (control)", "gate (align)", "deploy"} <= set(names)
+
+
+def test_the_report_holds_its_pictures(demo: Demo) -> None:
+    text = (demo.out / "report.html").read_text()
+    assert text.count("data:image/png;base64,") >= len(TASKS)
+    assert "http://" not in text.replace("http://www.w3.org", "")
+
+
+def test_no_server_is_left(demo: Demo) -> None:
+    assert servers(demo.out) == []
