@@ -103,6 +103,16 @@ def test_the_champion_that_was_defended_serves_where_nobody_did(models: Models, 
     assert registry.version("1").tags["gate"] == "defended"
 
 
+def test_the_first_champion_needs_no_verdict_and_a_second_is_not_seated(models: Models, registry: Registry) -> None:
+    for name in (models.make("first", 0.2), models.make("later", 0.9)):
+        run = models.tracker.open_run(models.name, key=models.name)
+        model, evaluation = models.folder / name, models.folder / f"{name}.json"
+        assert promote.seat(model, f"s3://bucket/{name}", evaluation, registry=registry, tracked=run) == "1"
+    assert number(registry, CHAMPION) == "1"
+    assert registry.version("1").tags["gate"] == "first"
+    assert len(registry.versions()) == 1
+
+
 def test_a_verdict_against_another_champion_is_refused(models: Models, registry: Registry) -> None:
     old, new, newer = models.make("old", 0.5), models.make("new", 0.7), models.make("newer", 0.6)
     models.promote(old, models.judge(old, None))

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from instructdiffusion.model.candidates import aligned_shards, load, propose, source_scores, truth_score, truth_scores
+from instructdiffusion.model.candidates import aligned_shards, load, source_scores, truth_score, truth_scores
 from instructdiffusion.model.data.shards import read_triplets
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.model.evaluate import Evaluation, evaluate, interval
+from instructdiffusion.model.evaluate import Evaluation, evaluate
+from instructdiffusion.model.interval import interval
+from instructdiffusion.model.propose import propose
 from instructdiffusion.model.tasks import TASKS
 
 

@@ -16,7 +16,7 @@ from instructdiffusion.pipelines.demo import FULL, QUICK
 
 FLOW = (
     *("fetch", "synthesize", "filter", "encode", "train", "evaluate", "propose", "rank", "collect"),
-    *("compare", "gate", "promote", "package", "deploy"),
+    *("compare", "seat", "gate", "promote", "package", "deploy"),
 )
 
 
@@ -77,7 +77,7 @@ def test_no_step_installs_anything_when_it_starts(compiled: dict[str, Any]) -> N
 
 
 def test_steps_that_touch_a_service_are_never_taken_from_a_cache(compiled: dict[str, Any]) -> None:
-    acting = ("gate", "promote", "package", "deploy")
+    acting = ("seat", "gate", "promote", "package", "deploy")
     for place, task in tasks(compiled).items():
         name = task["componentRef"]["name"].removeprefix("comp-").rstrip("-0123456789")
         cached = task.get("cachingOptions", {}).get("enableCache", False)

@@ -46,7 +46,7 @@ def gain(before: Scores, aligned: Scores, control: Scores) -> dict[str, Any]:
     Raises:
         DataError: the three do not hold the same prompts.
     """
-    from instructdiffusion.model.evaluate import interval
+    from instructdiffusion.model.interval import interval
 
     if not (before.keys() == aligned.keys() == control.keys()) or not before:
         raise DataError("the candidates to compare are not of the same prompts; propose them from the same data")

@@ -16,7 +16,7 @@ from instructdiffusion.model.files import digest_of
 log = logging.getLogger(__name__)
 
 # Values of the tag `gate`: a challenger's two and a champion's two.
-PASSED, REFUSED, DEFENDED, SURPASSED = "passed", "refused", "defended", "surpassed"
+PASSED, REFUSED, DEFENDED, SURPASSED, FIRST = "passed", "refused", "defended", "surpassed", "first"
 TAG_LIMIT = 4000  # characters; the registry takes 5000
 
 
@@ -71,6 +71,30 @@ def run(
     if not reason:
         registry.promote(version.number)
     return _state(registry, version.number, reason)
+
+
+def seat(model: Path, source: str, evaluation: Path, *, registry: Registry, tracked: TrackedRun) -> str:
+    """Make a model the first champion; where there is one already nothing changes. Returns the champion's version.
+
+    The first needs no verdict: there is nothing yet that it could make worse, and something has to serve.
+
+    Args:
+        model, source, evaluation, registry, tracked: as for `run`.
+
+    Raises:
+        DataError: the evaluation is of another model.
+    """
+    champion = registry.at(CHAMPION)
+    if champion is not None:
+        return champion.number
+    digest, found = digest_of(model), read(evaluation)
+    if str(found["model"]) != digest:
+        raise DataError(f"the evaluation is of {found['model']}, not of {model} ({digest}); evaluate this model")
+    tags = {"gate": FIRST, "gate_reasons": "the first champion: there was none to compare with"}
+    version = registry.register(source, digest=digest, run_id=tracked.run_id, tags=tags)
+    registry.put_evaluation(version.number, found)
+    registry.promote(version.number)
+    return version.number
 
 
 def refusal(judged: Verdict, digest: str, champion: Version | None) -> str:

@@ -33,7 +33,7 @@ def run(
         store: where to upload; None: nowhere.
         progress: told (done, total).
     """
-    from instructdiffusion.model.candidates import propose
+    from instructdiffusion.model.propose import propose
 
     inputs: dict[str, object] = {"model": model_digest(model), "shards": data_digest(shards)}
     inputs |= {"count": count, "seed": seed, "limit": limit}

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILES = ".files.json"
+UPLOADS = 8  # files sent at once
 SHA = "x-amz-meta-sha256"  # the digest travels with the object: an etag is none for files sent in parts
 KEYS = "INSTRUCTDIFFUSION_STORE_ACCESS_KEY and INSTRUCTDIFFUSION_STORE_SECRET_KEY"
 REFUSED = {
@@ -166,11 +168,16 @@ class Store:
             with self._explained(self.uri(name)):
                 self._client.remove_object(self.bucket, f"{name}/{FILES}")
         total, done = sum(size for size, _ in listing.values()), 0
-        for relative, (size, _) in listing.items():
-            self.put_file(path / relative, f"{name}/{relative}")
-            done += size
-            if sent is not None:
-                sent(done, total)
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            sending = {pool.submit(self.put_file, path / r, f"{name}/{r}"): size for r, (size, _) in listing.items()}
+            try:
+                for finished in as_completed(sending):
+                    finished.result()
+                    done += sending[finished]
+                    if sent is not None:
+                        sent(done, total)
+            finally:  # after a failure the rest would only fail one by one
+                pool.shutdown(cancel_futures=True)
         text = json.dumps({r: {"size": s, "sha256": d} for r, (s, d) in listing.items()}, indent=1).encode()
         with self._explained(self.uri(name)):
             self._client.put_object(

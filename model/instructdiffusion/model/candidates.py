@@ -1,103 +1,32 @@
-"""Candidates for alignment: several edits of one source under different guidance and seeds (section 3.3 of the paper).
+"""Candidates for alignment: several edits of one source, of which the best are picked (section 3.3 of the paper).
 
-For each prompt the model edits with a grid of guidance settings; people (or the reference annotator) pick the best of
-them; the picks become triplets whose target is the picked edit.
+`propose` makes them; here is what is known of them, and how picks become triplets whose target is the picked edit.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
 
-from instructdiffusion.model import network
 from instructdiffusion.model.data.shards import (
     MANIFEST,
     Manifest,
     Triplet,
     decode_png,
-    encode_png,
     read_triplets,
     write_shard,
 )
-from instructdiffusion.model.editor import Editor
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.model.evaluate import seed_of
-from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.task import Image, psnr
 from instructdiffusion.model.tasks import TASKS
 
 CANDIDATES = "candidates.json"
-TEXT_GUIDANCE = (0.5, 1.0, 1.5, 2.5)  # 0.5 is no guidance
-STEPS = (1, 2, 4)
-
-
-def settings(count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` different settings: every guidance and step count in turn, each time with other seeds; shuffled.
-
-    The paper takes 20 guidance settings (section 3.3); a small model also gains from fewer or more steps.
-    """
-    grid = [{"text_guidance": text, "image_guidance": 0.5, "steps": steps} for text in TEXT_GUIDANCE for steps in STEPS]
-    rng = Random(seed)
-    rng.shuffle(grid)
-    return [{**grid[i % len(grid)], "seed": seed * 1000 + i} for i in range(count)]
-
-
-def propose(
-    model: Path | None,
-    shards: Path,
-    out: Path,
-    *,
-    count: int,
-    seed: int,
-    limit: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Path:
-    """Edit each triplet's source `count` times and write the pictures and `candidates.json`; returns that file.
-
-    Pictures are named by content, edits are listed in an order that tells nothing about their settings.
-
-    Args:
-        limit: prompts per task; all when None.
-    """
-    editor = Editor.load(model)
-    triplets = _limited(read_triplets(shards), limit)
-    if not triplets:
-        raise DataError(f"{shards} holds no triplets to propose edits for; synthesize again with more of them")
-    variants = settings(count, seed)
-    edits: dict[str, list[dict[str, Any]]] = {t.key: [] for t in triplets}
-    for done, variant in enumerate(variants):
-        guidance = network.Guidance(variant["steps"], variant["text_guidance"], variant["image_guidance"])
-        seeds = [seed_of(t.key, variant["seed"]) for t in triplets]
-        outputs = editor.outputs([t.source for t in triplets], [t.ask.instruction for t in triplets], seeds, guidance)
-        for triplet, output in zip(triplets, outputs, strict=True):
-            name = _store(output, out)
-            if name not in {e["id"] for e in edits[triplet.key]}:
-                edits[triplet.key].append({"id": name, "picture": f"pictures/{name}.png", **variant})
-        progress(done + 1, count)
-    prompts: list[dict[str, Any]] = [
-        {
-            "key": t.key,
-            "task": t.ask.task,
-            "instruction": t.ask.instruction,
-            "marks": t.ask.marks,
-            "source": f"pictures/{_store(t.source, out)}.png",
-            "edits": sorted(edits[t.key], key=lambda e: str(e["id"])),
-        }
-        for t in triplets
-    ]
-    document = {
-        "shards": digest_of(shards / MANIFEST),
-        "model": digest_of(model or network.BASE),
-        "prompts": prompts,
-    }
-    return write_atomic(out / CANDIDATES, json.dumps(document, indent=1))
 
 
 def truth_score(output: Image, triplet: Triplet) -> float:
@@ -182,26 +111,6 @@ def load(candidates: Path) -> dict[str, Any]:
         raise DataError(f"{candidates} holds no {CANDIDATES}; run the propose step first")
     document: dict[str, Any] = json.loads(path.read_text())
     return document
-
-
-def _limited(triplets: Iterator[Triplet], limit: int | None) -> list[Triplet]:
-    taken: dict[str, int] = {}
-    chosen = []
-    for triplet in triplets:
-        taken[triplet.ask.task] = taken.get(triplet.ask.task, 0) + 1
-        if limit is None or taken[triplet.ask.task] <= limit:
-            chosen.append(triplet)
-    return chosen
-
-
-def _store(picture: Image, out: Path) -> str:
-    """Write a picture under the digest of its PNG, once; returns the digest."""
-    data = encode_png(picture)
-    name = hashlib.sha256(data).hexdigest()
-    path = out / "pictures" / f"{name}.png"
-    if not path.is_file():
-        write_atomic(path, data)
-    return name
 
 
 def _picture(candidates: Path, name: str) -> Image:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import bootstrap
 
 from instructdiffusion.model import network, sheet
 from instructdiffusion.model.data.shards import MANIFEST, Triplet, read_triplets
-from instructdiffusion.model.editor import Editor
+from instructdiffusion.model.editor import Editor, seed_of
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.interval import interval
 from instructdiffusion.model.network import Guidance
 from instructdiffusion.model.task import Image, psnr
 from instructdiffusion.model.tasks import TASKS
@@ -127,23 +127,6 @@ def edited(editor: Editor, triplets: Sequence[Triplet], seed: int = 0) -> list[I
     seeds = [seed_of(t.key, seed) for t in triplets]
     guidance = editor.guidance(triplets[0].ask)
     return editor.outputs([t.source for t in triplets], [t.ask.instruction for t in triplets], seeds, guidance)
-
-
-def seed_of(key: str, seed: int) -> int:
-    """A seed for a triplet that does not depend on its place in the data set."""
-    import zlib
-
-    return zlib.crc32(f"{seed}/{key}".encode())
-
-
-def interval(scores: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, lower and upper end of its 95 % bootstrap interval."""
-    values = np.asarray(scores, float)
-    if len(values) < 2 or np.ptp(values) == 0:
-        mean = float(values.mean())
-        return mean, mean, mean
-    result = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
-    return float(values.mean()), float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def _task_score(

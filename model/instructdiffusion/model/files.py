@@ -13,8 +13,11 @@ from pathlib import Path
 from instructdiffusion.model.errors import DataError
 
 
-def write_atomic(path: Path, content: bytes | str) -> Path:
+def write_atomic(path: Path, content: bytes | str, *, sync: bool = True) -> Path:
     """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Args:
+        sync: wait until the disk has it; False where a file written later vouches for this one.
 
     Raises:
         DataError: the disk is full or the folder can't be written; the old file is untouched.
@@ -25,8 +28,9 @@ def write_atomic(path: Path, content: bytes | str) -> Path:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:

@@ -256,7 +256,7 @@ def _registry() -> Any:
     from instructdiffusion.components.registry import Registry
     from instructdiffusion.components.settings import Settings
 
-    return Registry.open(Settings.from_environment(needs=("tracking",)))
+    return Registry.open(Settings.from_environment(needs={"tracking"}))
 
 
 def _console(as_json: bool) -> Console:

@@ -23,7 +23,7 @@ def fetch(source: str, model: dsl.Output[dsl.Model]) -> None:
 
     with inside("fetch the base") as here:
         made = run(Path(source) if source else None, Path(model.path), store=here.store)
-        here.keep(model, made, name="base")
+        here.keep(model, made, name="base", key=f"base-{made.digest.removeprefix('sha256:')[:12]}")
 
 
 @step
@@ -42,8 +42,10 @@ def synthesize(
         shards: the data set.
     """
     from pathlib import Path
+    from typing import cast
 
     from instructdiffusion.components.synthesize import run
+    from instructdiffusion.model.data.photos import Split
     from instructdiffusion.model.synthesis.write import mixture
     from instructdiffusion.model.tasks import TASKS
     from instructdiffusion.pipelines.inside import inside
@@ -51,7 +53,8 @@ def synthesize(
     with inside(f"synthesize ({name})") as here:
         counts = dict.fromkeys(TASKS, triplets) if even else mixture(triplets)
         out = Path(shards.path)
-        made = run(out, split=split, counts=counts, size=size, seed=seed, store=here.store, progress=here.progress)
+        side = cast(Split, split)
+        made = run(out, split=side, counts=counts, size=size, seed=seed, store=here.store, progress=here.progress)
         here.keep(shards, made, name=name)
 
 

@@ -34,10 +34,19 @@ FULL: Mapping[str, int] = {
     "held_out": 20,
     "prompts": 20,
     "edits": 4,
-    "train_steps": 60,
-    "align_steps": 60,
+    "held_out_edits": 2,
+    "train_steps": 40,
+    "align_steps": 40,
 }
-QUICK: Mapping[str, int] = {"triplets": 64, "held_out": 2, "prompts": 2, "edits": 2, "train_steps": 2, "align_steps": 2}
+QUICK: Mapping[str, int] = {
+    "triplets": 64,
+    "held_out": 2,
+    "prompts": 2,
+    "edits": 2,
+    "held_out_edits": 1,
+    "train_steps": 2,
+    "align_steps": 2,
+}
 SCORE = ("metric", "value", "low", "high", "floor", "bound", "n")
 
 

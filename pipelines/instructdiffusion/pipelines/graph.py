@@ -6,7 +6,7 @@ from kfp import dsl
 
 from instructdiffusion.pipelines.data_steps import collect, encode, fetch, filter, propose, rank, synthesize
 from instructdiffusion.pipelines.model_steps import compare, evaluate, gate, train
-from instructdiffusion.pipelines.release_steps import deploy, package, promote
+from instructdiffusion.pipelines.release_steps import deploy, package, promote, seat
 
 
 def fresh(task: dsl.PipelineTask) -> dsl.PipelineTask:
@@ -90,8 +90,9 @@ def end_to_end(
     held_out: int = 20,
     prompts: int = 20,
     edits: int = 4,
-    train_steps: int = 60,
-    align_steps: int = 60,
+    held_out_edits: int = 2,
+    train_steps: int = 40,
+    align_steps: int = 40,
     seed: int = 0,
     prompt_seed: int = 1,
     work: str = "/tmp/instructdiffusion",
@@ -106,6 +107,7 @@ def end_to_end(
         held_out: triplets of each task that models are scored on.
         prompts: triplets of each task whose edits are ranked.
         edits: of each prompt.
+        held_out_edits: of each held-out triplet, before and after the alignment.
         train_steps: optimizer steps of the training.
         align_steps: optimizer steps of the alignment, and of its control.
         seed: of everything random but the prompts.
@@ -126,7 +128,7 @@ def end_to_end(
     trained = first.outputs["trained"]
     scored = evaluate(model=trained, shards=tested).outputs["evaluation"]
     candidates = propose(model=trained, shards=asked, edits=edits, seed=seed).outputs["candidates"]
-    before = propose(model=trained, shards=tested, edits=edits, seed=seed).outputs["candidates"]
+    before = propose(model=trained, shards=tested, edits=held_out_edits, seed=seed).outputs["candidates"]
 
     same = {
         "model": trained,
@@ -134,7 +136,7 @@ def end_to_end(
         "prompts": asked,
         "held_out": tested,
         "steps": align_steps,
-        "edits": edits,
+        "edits": held_out_edits,
         "seed": seed,
         "work": work,
     }
@@ -149,10 +151,13 @@ def end_to_end(
     )
     challenger = evaluate(model=aligned, shards=tested).outputs["evaluation"]
 
-    # The trained model is held against whatever served before this run, the aligned one against the better of both.
-    entry = fresh(gate(challenger=scored, known=scored, shards=tested))
+    # The model to start from serves where nothing did. The trained one is held against whatever serves, the aligned
+    # one against the better of both.
+    standing = evaluate(model=base, shards=tested).outputs["evaluation"]
+    seated = fresh(seat(model=base, evaluation=standing))
+    entry = fresh(gate(challenger=scored, known=standing, also_known=scored, shards=tested).after(seated))
     entered = fresh(promote(model=trained, evaluation=scored, verdict=entry.outputs["verdict"]))
-    judged = fresh(gate(challenger=challenger, known=scored, shards=tested).after(entered))
+    judged = fresh(gate(challenger=challenger, known=standing, also_known=scored, shards=tested).after(entered))
     verdict = judged.outputs["verdict"]
     serving = fresh(promote(model=aligned, evaluation=challenger, verdict=verdict))
     with dsl.If(serving.output != "", name="a champion is there"):

@@ -69,6 +69,10 @@ class Surroundings:
             return nullcontext()
         return Tracker.open(self.settings).open_run(name, key=key)
 
+    def needed_run(self, name: str, key: str) -> AbstractContextManager[TrackedRun]:
+        """The same; ConfigError without a tracker."""
+        return Tracker.open(self.settings).open_run(name, key=key)
+
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Tell how far the step is."""
         say({"progress": done, "total": total, "text": text})

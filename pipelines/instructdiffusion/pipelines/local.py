@@ -59,7 +59,7 @@ class Reading:
         """What one line of the log says."""
         text = COLOUR.sub("", line).strip()
         if found := STARTED.search(text):
-            self.step, self.title, self.began = found[1], found[1], now
+            self.step, self.title, self.began, self.raised = found[1], found[1], now, ""
             yield Event(self.step, "started", self.title)
         elif found := ENDED.search(text):
             seconds = round(now - self.began, 2)
@@ -116,18 +116,26 @@ def run(
         for line in _lines(process):
             for event in reading.events(line, time.monotonic()):
                 tell(event)
+                if event.kind == "failed":  # kfp would go on with whatever does not depend on it
+                    raise _failure(reading, process)
     except BaseException:
         # Not so when it ended by itself: the service that it deployed is to live on.
         process.stop()
         raise
     if process.poll() != 0 or not (folder / "outputs.json").is_file():
         process.stop()
-        where = f"step {reading.title or 'at the start'} failed"
-        reason = reading.raised or process.last_line()
-        again = "run the same command again to go on"
-        raise reading.error or ServiceError(f"{where}: {reason} (log: {log_file}); {again}")
+        raise _failure(reading, process)
     outputs: dict[str, Any] = json.loads((folder / "outputs.json").read_text())
     return outputs
+
+
+def _failure(reading: Reading, process: Process) -> InstructDiffusionError:
+    """What the step said, or else the last that raised something, with where to read more."""
+    if reading.error is not None:
+        return reading.error
+    reason = reading.raised or process.last_words()
+    title = f"step {reading.title}" if reading.title else "the pipeline"
+    return ServiceError(f"{title} failed: {reason} (log: {process.log_file}); run the same command again to go on")
 
 
 def _lines(process: Process) -> Iterator[str]:

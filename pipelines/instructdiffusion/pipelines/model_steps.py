@@ -128,6 +128,7 @@ def compare(
 def gate(
     challenger: dsl.Input[dsl.Artifact],
     known: dsl.Input[dsl.Artifact],
+    also_known: dsl.Input[dsl.Artifact],
     shards: dsl.Input[dsl.Dataset],
     champion: dsl.Output[dsl.Artifact],
     verdict: dsl.Output[dsl.Artifact],
@@ -136,7 +137,7 @@ def gate(
 
     Args:
         challenger: evaluation of the model that might.
-        known: an evaluation that need not be made again, if it is the champion's.
+        known, also_known: evaluations that need not be made again, if one is the champion's.
         shards: the held-out data.
         champion: evaluation of the model that serves; empty where none does yet.
         verdict: the decision, with its reasons.
@@ -155,7 +156,7 @@ def gate(
             theirs,
             registry=here.registry,
             store=here.needed_store,
-            known=[Path(known.path)],
+            known=[Path(known.path), Path(also_known.path)],
             progress=here.progress,
         )
         made = run(ours, theirs if version else None, Path(verdict.path), store=here.store)

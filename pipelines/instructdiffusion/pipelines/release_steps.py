@@ -9,6 +9,27 @@ from instructdiffusion.pipelines.data_steps import step
 
 
 @step
+def seat(model: dsl.Input[dsl.Model], evaluation: dsl.Input[dsl.Artifact]) -> str:
+    """Make a model the first champion; where there is one already nothing changes.
+
+    Args:
+        model: that the run starts from.
+        evaluation: its scores.
+
+    Returns:
+        The champion's version.
+    """
+    from pathlib import Path
+
+    from instructdiffusion.components.promote import seat
+    from instructdiffusion.pipelines.inside import inside
+
+    name, key, source = model.metadata["name"], model.metadata["key"], model.metadata["uri"]
+    with inside("seat the first champion") as here, here.needed_run(name, key=key) as tracked:
+        return seat(Path(model.path), source, Path(evaluation.path), registry=here.registry, tracked=tracked)
+
+
+@step
 def promote(
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
@@ -30,7 +51,7 @@ def promote(
     from instructdiffusion.pipelines.inside import inside
 
     with inside(f"promote ({model.metadata['name']})") as here:
-        with here.tracked(model.metadata["name"], key=model.metadata["key"]) as tracked:
+        with here.needed_run(model.metadata["name"], key=model.metadata["key"]) as tracked:
             promoted = run(
                 Path(model.path),
                 model.metadata["uri"],

@@ -136,8 +136,8 @@ def _figure() -> tuple[Any, Any]:
     figure = Figure(figsize=SIZE, layout="constrained")
     axis = figure.subplots()
     axis.tick_params(labelsize=8)
-    axis.xaxis.label.set_size(8)
-    axis.yaxis.label.set_size(8)
+    axis.xaxis.label.set_fontsize(8)
+    axis.yaxis.label.set_fontsize(8)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis
