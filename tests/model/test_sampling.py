@@ -7,11 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from torch import Tensor
 
 from instructdiffusion.model import network
-from instructdiffusion.model.config import Diffusion
+from instructdiffusion.model.config import Diffusion, parse
 from instructdiffusion.model.data.shards import read_triplets
-from instructdiffusion.model.diffusion import add_noise, drop_conditions, focus_weights, predict_target, wanted_output
+from instructdiffusion.model.diffusion import (
+    GATE_WEIGHT,
+    Objective,
+    add_noise,
+    changed_cells,
+    draw_times,
+    drop_conditions,
+    focus_weights,
+    predict_target,
+    wanted_output,
+)
 from instructdiffusion.model.editor import Editor
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.network import Guidance, Model, PatchAutoencoder, scheduler_for
@@ -58,26 +70,69 @@ def test_the_patch_code_keeps_all_with_all_components_and_loses_little_with_most
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("from_source", [False, True])
-def test_the_wanted_output_stands_for_the_target(prediction: str, from_source: bool) -> None:
-    diffusion = Diffusion.model_validate({"prediction": prediction, "from_source": from_source})
+def test_the_wanted_output_stands_for_the_target(prediction: str) -> None:
+    diffusion = Diffusion.model_validate({"prediction": prediction})
     scheduler = scheduler_for(diffusion)
     generator = torch.Generator().manual_seed(0)
     target, noise, source = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(3))
     t = torch.tensor([10, 500, 900])
     noisy = add_noise(target, noise, t, scheduler)
-    output = wanted_output(target, noise, source, t, scheduler, diffusion)
+    output = wanted_output(target, noise, t, scheduler, diffusion)
     assert torch.allclose(predict_target(output, noisy, source, t, scheduler, diffusion), target, atol=1e-3)
+
+
+def test_a_shut_gate_keeps_the_source_and_an_open_one_adds_the_change() -> None:
+    diffusion = Diffusion(prediction="sample", from_source=True, gate=True)
+    source, change = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    for logit, expected in ((-100.0, source), (100.0, source + change)):
+        output = torch.cat([change, torch.full((2, 1, 8, 8), logit)], dim=1)
+        made = predict_target(output, source, source, torch.tensor([999]), scheduler_for(diffusion), diffusion)
+        assert torch.allclose(made, expected)
+    with pytest.raises(ConfigError, match="gate=true needs from_source=true"):
+        parse({"name": "x", "diffusion": {"gate": True}})
+
+
+def test_changing_nothing_loses_one_whatever_the_task_changes_and_saying_what_changes_lowers_it() -> None:
+    class Still(torch.nn.Module):  # a U-Net that changes nothing
+        gate = 0.0
+
+        def forward(self, sample: Tensor, t: Tensor, text: Tensor) -> UNet2DConditionOutput:
+            gate = torch.full_like(sample[:, :1], self.gate)
+            return UNet2DConditionOutput(sample=torch.cat([torch.zeros_like(sample[:, :4]), gate], dim=1))
+
+    diffusion = Diffusion(from_source=True, gate=True, relative=True, drop_text=0, drop_image=0, focus=0.5)
+    unet, source = Still(), torch.zeros(2, 4, 8, 8)
+    target = source.clone()
+    target[0], target[1, :, :2, :2] = 30.0, 50.0
+    objective = Objective(unet, None, torch.zeros(3, 5), scheduler_for(diffusion), diffusion, torch.tensor([2.0] * 4))
+    arguments = source, target, torch.zeros(2, 3, 5), torch.zeros(1, 3)
+    losses = {}
+    for unet.gate in (-100.0, 0.0, 100.0):
+        losses[unet.gate] = objective(*arguments, torch.Generator())
+    blind = losses[0.0] - GATE_WEIGHT * np.log(2)  # the cross-entropy of an even guess
+    assert blind.tolist() == pytest.approx([1, 1], abs=0.01)
+    assert losses[100.0][0] < losses[0.0][0] < losses[-100.0][0]  # everything changes in the first
 
 
 def test_focus_gives_the_changed_cells_their_share_and_keeps_the_mean() -> None:
     source = torch.zeros(1, 4, 10, 10)
     target = source.clone()
     target[:, :, :2, :5] = 1  # a tenth of the cells
-    weight = focus_weights(target, source, 0.5)
+    changed = changed_cells(target, source)
+    assert float(changed.mean()) == pytest.approx(0.1)
+    weight = focus_weights(changed, 0.5)
     assert float(weight.mean()) == pytest.approx(1)
     assert float(weight[0, 0, 0, 0] / weight[0, 0, 9, 9]) == pytest.approx(6)
-    assert torch.equal(focus_weights(target, source, 0.0), torch.ones(1, 1, 10, 10))
+    assert torch.equal(focus_weights(changed, 0.0), torch.ones(1, 1, 10, 10))
+
+
+def test_times_lean_to_the_noise_as_said() -> None:
+    count, generator = 100_000, torch.Generator().manual_seed(0)
+    even = draw_times(count, Diffusion(), 999, generator)
+    assert (int(even.min()), int(even.max())) == (0, 999)
+    assert float((even < 500).float().mean()) == pytest.approx(0.5, abs=0.01)
+    late = draw_times(count, Diffusion(last_share=0.6), 999, generator)
+    assert float((late == 999).float().mean()) == pytest.approx(0.6 + 0.4 / 1000, abs=0.01)
 
 
 def test_text_and_image_are_dropped_as_often_as_said_and_never_both() -> None:

@@ -23,7 +23,7 @@ from instructdiffusion.model.train import _numbers
 def _train(run_file: Path, data: Path, model: Path, out: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Run the training as torchrun runs it."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "instructdiffusion.model.train_main", "--run", str(run_file), "--data", str(data)]
+    command += ["-m", "--", "instructdiffusion.model.train_main", "--run", str(run_file), "--data", str(data)]
     paths = os.pathsep.join(p for p in sys.path if p)
     return subprocess.run(
         [*command, "--model", str(model), "--out", str(out)],
@@ -112,9 +112,12 @@ def test_deepspeed_is_told_what_the_run_says() -> None:
     assert config["zero_optimization"] == {"stage": 1}
 
 
-def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
-    run = override(recipes.base(), ["optim.steps=100", "optim.warmup=10", "optim.learning_rate=0.1"])
+@pytest.mark.parametrize("decay", ["cosine", "wsd"])
+def test_the_learning_rate_warms_up_and_falls_to_nothing(decay: str) -> None:
+    settings = ["optim.steps=100", "optim.warmup=10", "optim.learning_rate=0.1", f"optim.decay={decay}"]
+    run = override(recipes.base(), settings)
     rates = [learning_rate(run, step) for step in range(101)]
+    assert (rates[79] == 0.1) == (decay == "wsd")  # the last fifth is its tail
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == pytest.approx(0.1)
     assert rates[100] == pytest.approx(0, abs=1e-6)

@@ -45,10 +45,19 @@ class Diffusion(Section):
     from_source: bool = Field(
         False, description="predict the target as source + output, so that 'change nothing' is the start"
     )
+    gate: bool = Field(
+        False, description="the network also says how much each cell changes: target = source + gate * output"
+    )
+    relative: bool = Field(
+        False, description="loss in pixels, as a share of what changing nothing loses, so that all tasks weigh alike"
+    )
     schedule: Literal["scaled_linear", "squaredcos_cap_v2"] = Field(
         "scaled_linear", description="noise schedule, as diffusers names it"
     )
     time_power: float = Field(1.0, description="time is u ** this for uniform u; below 1 leans towards noise", gt=0)
+    last_share: float = Field(
+        0.0, description="share of samples at the last step of the noise, where nothing of the target shows", ge=0, le=1
+    )
     drop_text: float = Field(0.075, description="share of samples that lose their instruction", ge=0, lt=0.5)
     drop_image: float = Field(
         0.075, description="share of samples that lose their source; never the same ones", ge=0, lt=0.5
@@ -56,6 +65,17 @@ class Diffusion(Section):
     focus: float = Field(
         0.0, description="extra loss weight shared out over the changed cells; 0: all cells alike", ge=0
     )
+
+    def read_as(self, other: Diffusion) -> Diffusion:
+        """These settings for a network whose output and noise mean what `other` says."""
+        meaning = ("prediction", "from_source", "gate", "schedule")
+        return self.model_copy(update={name: getattr(other, name) for name in meaning})
+
+    @model_validator(mode="after")
+    def _gates_a_change(self) -> Self:
+        if self.gate and not self.from_source:
+            raise ValueError("gate=true needs from_source=true, for it weighs the change of the source; set that too")
+        return self
 
 
 class Optim(Section):
@@ -66,7 +86,9 @@ class Optim(Section):
     micro_batch: int = Field(64, description="triplets per process per forward pass", ge=1)
     learning_rate: float = Field(1e-4, description="at its highest", gt=0)
     warmup: int = Field(0, description="steps until the learning rate is reached", ge=0)
-    decay: Literal["constant", "cosine"] = Field("constant", description="what the learning rate does after warm-up")
+    decay: Literal["constant", "cosine", "wsd"] = Field(
+        "constant", description="the learning rate after warm-up; wsd: constant, the last fifth linearly to nothing"
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's")
     clip: float = Field(1.0, description="largest norm of the gradient", gt=0)
     precision: Literal["auto", "fp32", "bf16"] = Field(

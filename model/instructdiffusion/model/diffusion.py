@@ -8,11 +8,14 @@ from __future__ import annotations
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from instructdiffusion.model.config import Diffusion
 
 SMALLEST_SHARE = 0.02  # of the cells: changes smaller than this count as this, so that no cell gets all the weight
 CHANGED = 0.05  # root mean square over channels from which a cell counts as changed
+LEAST_CHANGE = 0.2  # of the mean square of a pixel code: a target that changes less than this counts as changing this
+GATE_WEIGHT = 0.3  # of the gate's loss beside the picture's
 
 
 def add_noise(target_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor, scheduler: DDIMScheduler) -> Tensor:
@@ -22,35 +25,34 @@ def add_noise(target_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor, scheduler: D
 
 
 def predict_target(
-    output_BCHW: Tensor,
+    output: Tensor,
     noisy_BCHW: Tensor,
     source_BCHW: Tensor,
     t_B: Tensor,
     scheduler: DDIMScheduler,
     diffusion: Diffusion,
 ) -> Tensor:
-    """The target that a network output stands for, whatever it predicts."""
+    """The target that a network output stands for, whatever it predicts. With a gate, that is the last channel."""
+    if diffusion.gate:
+        return source_BCHW + output[:, -1:].sigmoid() * output[:, :-1]
     if diffusion.from_source:
-        return source_BCHW + output_BCHW
+        return source_BCHW + output
     if diffusion.prediction == "sample":
-        return output_BCHW
-    a_B111 = scheduler.alphas_cumprod.to(output_BCHW)[t_B].view(-1, 1, 1, 1)
+        return output
+    a_B111 = scheduler.alphas_cumprod.to(output)[t_B].view(-1, 1, 1, 1)
     if diffusion.prediction == "epsilon":
-        return (noisy_BCHW - (1 - a_B111).sqrt() * output_BCHW) / a_B111.sqrt()
-    return a_B111.sqrt() * noisy_BCHW - (1 - a_B111).sqrt() * output_BCHW
+        return (noisy_BCHW - (1 - a_B111).sqrt() * output) / a_B111.sqrt()
+    return a_B111.sqrt() * noisy_BCHW - (1 - a_B111).sqrt() * output
 
 
 def wanted_output(
     target_BCHW: Tensor,
     noise_BCHW: Tensor,
-    source_BCHW: Tensor,
     t_B: Tensor,
     scheduler: DDIMScheduler,
     diffusion: Diffusion,
 ) -> Tensor:
-    """What the network should put out for a target."""
-    if diffusion.from_source:
-        return target_BCHW - source_BCHW
+    """What the network should put out for a target, when that does not hang on the source."""
     if diffusion.prediction == "sample":
         return target_BCHW
     if diffusion.prediction == "epsilon":
@@ -59,15 +61,28 @@ def wanted_output(
     return a_B111.sqrt() * noise_BCHW - (1 - a_B111).sqrt() * target_BCHW
 
 
-def focus_weights(target_BCHW: Tensor, source_BCHW: Tensor, focus: float) -> Tensor:
+def changed_cells(target_BCHW: Tensor, source_BCHW: Tensor) -> Tensor:
+    """1.0 where target and source differ, else 0.0; batch x 1 x height x width."""
+    return ((target_BCHW - source_BCHW).square().mean(1, keepdim=True).sqrt() > CHANGED).float()
+
+
+def focus_weights(changed_B1HW: Tensor, focus: float) -> Tensor:
     """Weight per cell, mean 1 per sample: changed cells share `focus` of extra weight, however few they are.
 
     A keypoint is a handful of cells in hundreds: under a plain mean it is ignored.
     """
-    changed_B1HW = ((target_BCHW - source_BCHW).square().mean(1, keepdim=True).sqrt() > CHANGED).float()
     share_B111 = changed_B1HW.mean((1, 2, 3), keepdim=True).clamp(min=SMALLEST_SHARE)
     weight_B1HW = 1 + changed_B1HW * focus / share_B111
     return weight_B1HW / weight_B1HW.mean((1, 2, 3), keepdim=True)
+
+
+def draw_times(count: int, diffusion: Diffusion, last: int, generator: torch.Generator) -> Tensor:
+    """Time steps of a batch, 0..`last`: u ** time_power, and `last_share` of them the last, where no target shows."""
+    u_B = torch.rand(count, generator=generator)
+    t_B = (u_B**diffusion.time_power * (last + 1)).long().clamp(max=last)
+    if not diffusion.last_share:
+        return t_B
+    return torch.where(torch.rand(count, generator=generator) < diffusion.last_share, last, t_B)
 
 
 def drop_conditions(count: int, diffusion: Diffusion, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -88,6 +103,7 @@ class Objective(nn.Module):
         null_text_LD: Tensor | None,
         scheduler: DDIMScheduler,
         diffusion: Diffusion,
+        pixel_scale_C: Tensor | None = None,
         bf16: bool = False,
     ) -> None:
         super().__init__()
@@ -96,6 +112,9 @@ class Objective(nn.Module):
         if null_text_LD is not None:
             self.register_buffer("null_text", null_text_LD, persistent=False)
         self.null_text: Tensor
+        share_C = torch.ones(1) if pixel_scale_C is None else pixel_scale_C.square() / pixel_scale_C.square().mean()
+        self.register_buffer("pixel_share", share_C.view(-1, 1, 1), persistent=False)
+        self.pixel_share: Tensor
 
     def forward(
         self,
@@ -105,30 +124,36 @@ class Objective(nn.Module):
         null_tokens: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """Mean squared error of each sample (batch), weighted as `focus_weights` says.
+        """Loss of each sample (batch): squared error, weighted by `focus_weights`, and of the gate if there is one.
 
         Args:
             text: token ids (batch x length) when the text encoder learns, else hidden states.
             null_tokens: token ids of the empty instruction (1 x length).
             generator: draws time, noise and dropped conditions.
         """
-        count = source_BCHW.shape[0]
-        u_B = torch.rand(count, generator=generator)
-        t_B = (
-            (u_B**self.diffusion.time_power * self.scheduler.config.num_train_timesteps)
-            .long()
-            .clamp(max=self.scheduler.config.num_train_timesteps - 1)
-        )
+        count, diffusion = source_BCHW.shape[0], self.diffusion
+        t_B = draw_times(count, diffusion, self.scheduler.config.num_train_timesteps - 1, generator)
         noise_BCHW = torch.randn(target_BCHW.shape, generator=generator)
-        no_text_B, no_image_B = drop_conditions(count, self.diffusion, generator)
+        no_text_B, no_image_B = drop_conditions(count, diffusion, generator)
         seen_BCHW = torch.where(no_image_B.view(-1, 1, 1, 1), 0.0, source_BCHW)
         noisy_BCHW = add_noise(target_BCHW, noise_BCHW, t_B, self.scheduler)
         with torch.autocast(source_BCHW.device.type, torch.bfloat16, enabled=self.bf16):
             text_BLD = self._text(text, null_tokens, no_text_B)
-            output_BCHW = self.unet(torch.cat([noisy_BCHW, seen_BCHW], dim=1), t_B, text_BLD).sample.float()
-        wanted_BCHW = wanted_output(target_BCHW, noise_BCHW, seen_BCHW, t_B, self.scheduler, self.diffusion)
-        weight_B1HW = focus_weights(target_BCHW, source_BCHW, self.diffusion.focus)
-        return ((output_BCHW - wanted_BCHW).square() * weight_B1HW).mean((1, 2, 3))
+            output = self.unet(torch.cat([noisy_BCHW, seen_BCHW], dim=1), t_B, text_BLD).sample.float()
+        changed_B1HW = changed_cells(target_BCHW, seen_BCHW if diffusion.gate else source_BCHW)
+        weight_B1HW = focus_weights(changed_B1HW, diffusion.focus)
+        if diffusion.from_source:
+            error_BCHW = predict_target(output, noisy_BCHW, seen_BCHW, t_B, self.scheduler, diffusion) - target_BCHW
+        else:
+            error_BCHW = output - wanted_output(target_BCHW, noise_BCHW, t_B, self.scheduler, diffusion)
+        loss_B = (error_BCHW.square() * self.pixel_share * weight_B1HW).mean((1, 2, 3))
+        if diffusion.relative:
+            still_B = ((target_BCHW - seen_BCHW).square() * self.pixel_share * weight_B1HW).mean((1, 2, 3))
+            loss_B = loss_B / (still_B + LEAST_CHANGE)
+        if diffusion.gate:
+            gate_B1HW = binary_cross_entropy_with_logits(output[:, -1:], changed_B1HW, weight_B1HW, reduction="none")
+            loss_B = loss_B + GATE_WEIGHT * gate_B1HW.mean((1, 2, 3))
+        return loss_B
 
     def _text(self, text: Tensor, null_tokens: Tensor, dropped_B: Tensor) -> Tensor:
         if self.text_encoder is None:

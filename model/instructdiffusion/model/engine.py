@@ -13,6 +13,8 @@ from torch import nn
 from instructdiffusion.model.config import Run
 from instructdiffusion.model.network import fast_bf16
 
+WSD_TAIL = 0.2  # share of the steps in which the learning rate falls
+
 
 def deepspeed_config(run: Run, world_size: int) -> dict[str, Any]:
     """DeepSpeed's settings for a run on `world_size` processes.
@@ -52,7 +54,7 @@ def start(run: Run, objective: nn.Module) -> Any:
         dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False
     )
     weights = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=run.optim.learning_rate, weight_decay=run.optim.weight_decay)
+    optimizer = torch.optim.AdamW(weights, lr=run.optim.learning_rate, weight_decay=run.optim.weight_decay, fused=True)
     config = deepspeed_config(run, int(os.environ["WORLD_SIZE"]))
     engine, *_ = deepspeed.initialize(model=objective, model_parameters=weights, optimizer=optimizer, config=config)
     return engine
@@ -64,12 +66,14 @@ def use_bf16(run: Run) -> bool:
 
 
 def learning_rate(run: Run, step: int) -> float:
-    """The learning rate of a step: linear warm-up, then constant, or a cosine down to nothing."""
+    """The learning rate of a step: linear warm-up, then constant, a cosine down to nothing, or constant and a tail."""
     optim = run.optim
     if step < optim.warmup:
         return optim.learning_rate * (step + 1) / optim.warmup
     if optim.decay == "constant":
         return optim.learning_rate
+    if optim.decay == "wsd":
+        return optim.learning_rate * min(1.0, (optim.steps - step) / max(1.0, WSD_TAIL * optim.steps))
     done = (step - optim.warmup) / max(1, optim.steps - optim.warmup)
     return optim.learning_rate * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(1.0, done)))))
 

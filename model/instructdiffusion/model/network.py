@@ -161,7 +161,7 @@ def create(network: Network, diffusion: Diffusion, pictures: Iterable[Image], se
     unet = UNet2DConditionModel(
         sample_size=cells,
         in_channels=2 * network.channels,
-        out_channels=network.channels,
+        out_channels=network.channels + diffusion.gate,
         block_out_channels=network.widths,
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (deep - 1)),
         up_block_types=(*("CrossAttnUpBlock2D",) * (deep - 1), "UpBlock2D"),

@@ -15,6 +15,9 @@ _NANO = Diffusion(
     drop_text=0.04,
     drop_image=0.02,
     focus=0.5,
+    gate=True,
+    relative=True,
+    last_share=0.6,
 )
 
 
@@ -26,24 +29,24 @@ def paper() -> Run:
 def base() -> Run:
     """The embedded nano base, from nothing: networks, text encoder and all, on composed scenes.
 
-    It predicts the target as source + output: predicting noise from nothing gave noise at this budget
-    (docs/decisions/0002-nano-base.md has what was tried).
+    It predicts the target as source + gate * output, most often from pure noise, and its loss is a share of what
+    changing nothing loses (docs/decisions/0002-nano-base.md has what was tried).
     """
     return Run(
         name="base",
         diffusion=_NANO,
         optim=Optim(
-            steps=10_000,
-            batch_size=32,
-            micro_batch=32,
-            learning_rate=8e-4,
+            steps=7_000,
+            batch_size=64,
+            micro_batch=64,
+            learning_rate=1e-3,
             warmup=300,
-            decay="cosine",
+            decay="wsd",
             zero_stage=0,
         ),
         ema_decay=0.999,
         train_text=True,
-        checkpoint_every=500,
+        checkpoint_every=250,
     )
 
 

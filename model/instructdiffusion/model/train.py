@@ -92,9 +92,12 @@ def _start(run: Run, nets: Model, out: Path) -> _Job:
     null_text = None if run.train_text else nets.text([""])[0]
     nets.unet.set_attn_processor(network.fastest_attention())
     text_encoder = nets.text_encoder if run.train_text else None
-    objective = Objective(nets.unet, text_encoder, null_text, nets.scheduler, run.diffusion, engine.use_bf16(run))
+    diffusion = run.diffusion.read_as(nets.diffusion)
+    pixel_scale = getattr(nets.vae, "spread", None) if diffusion.relative else None
+    bf16 = engine.use_bf16(run)
+    objective = Objective(nets.unet, text_encoder, null_text, nets.scheduler, diffusion, pixel_scale, bf16)
     wrapped = engine.start(run, objective)
-    ema = EMAModel([p for p in objective.parameters() if p.requires_grad], decay=run.ema_decay)
+    ema = EMAModel([p for p in objective.parameters() if p.requires_grad], decay=run.ema_decay, foreach=True)
     job = _Job(run, wrapped, ema, null_tokens, torch.distributed.get_rank(), torch.distributed.get_world_size())
     job.step, job.before = checkpoint.resume(out / "checkpoints", wrapped, ema.shadow_params)
     ema.optimization_step = job.step
