@@ -12,9 +12,10 @@ from PIL import Image as Pillow
 from instructdiffusion.model.candidates import aligned_shards, load, source_scores, truth_score, truth_scores
 from instructdiffusion.model.data.shards import read_triplets
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.model.evaluate import Evaluation, evaluate
+from instructdiffusion.model.evaluate import SHEET, Evaluation, evaluate
 from instructdiffusion.model.interval import interval
 from instructdiffusion.model.propose import propose
+from instructdiffusion.model.sheet import GAP
 from instructdiffusion.model.tasks import TASKS
 
 
@@ -25,7 +26,11 @@ def test_every_task_is_scored_beside_its_floor_and_bound(tiny_folder: Path, shar
         assert score.low <= score.value <= score.high
         assert score.n == len(score.scores) == 3
         assert Pillow.open(tmp_path / f"{name}.png").width > 200
+        assert set(score.also) == {other.name for other in TASKS[name].also}
     assert Evaluation.model_validate_json((tmp_path / "evaluation.json").read_text()) == evaluation
+    assert evaluation.tasks["remove"].also["background"].n == 3
+    one_row = Pillow.open(tmp_path / "denoise.png").height - GAP
+    assert Pillow.open(tmp_path / SHEET).height == len(TASKS) * one_row + GAP
     again = evaluate(tiny_folder, shards, tmp_path / "again")
     assert again.tasks == evaluation.tasks
 

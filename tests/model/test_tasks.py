@@ -26,7 +26,7 @@ def test_what_a_task_paints_it_can_read_back(task: Task, seed: int) -> None:
     ask = task.ask(label, rng)
     target = task.paint(source, label, ask)
     score = task.score(target, source, label, ask)[task.metric.name]
-    assert score > (0.95 if task.metric.floor < 1 else 2 * task.metric.floor)
+    assert score > (0.95 if task.metric.bar < 1 else 2 * task.metric.bar)
 
 
 @every_task
@@ -37,7 +37,7 @@ def test_doing_nothing_scores_below_half_the_floor_of_a_useful_model(task: Task)
         source, label = task.toy(rng)
         ask = task.ask(label, rng)
         scores.append(task.score(source, source, label, ask)[task.metric.name])
-    assert np.mean(scores) < 0.5 * task.metric.floor
+    assert np.mean(scores) < 0.5 * task.metric.bar
 
 
 @every_task

@@ -21,30 +21,36 @@ from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.interval import interval
 from instructdiffusion.model.network import Guidance
-from instructdiffusion.model.task import Image, psnr
+from instructdiffusion.model.task import Image, Metric, psnr
 from instructdiffusion.model.tasks import TASKS
 
 Progress = Callable[[int, int], None]
 REPORT = "evaluation.json"
+SHEET = "sheet.png"  # the first samples of every task, one row each
 SHOWN = 12  # samples on a contact sheet
 
 
-class TaskScore(BaseModel):
-    """What a model scores on one task. `scores` holds the metric of every sample, in the data set's order."""
+class Measure(BaseModel):
+    """A mean with its 95 % interval over `n` samples, beside the `bar` that its lower end should reach."""
 
     model_config = ConfigDict(frozen=True)
-    metric: str
     unit: str
     bar: float
     value: float
     low: float
     high: float
+    n: int
+    slices: dict[str, tuple[float, float, float]]  # the same on seen and on held-out pairs of kind and colour
+
+
+class TaskScore(Measure):
+    """What a model scores on one task. `scores` holds the metric of every sample, in the data set's order."""
+
+    metric: str
     floor: float
     bound: float
-    n: int
     scores: list[float]
-    extra: dict[str, float]
-    slices: dict[str, tuple[float, float, float]]
+    also: dict[str, Measure]  # what else the task is held to
 
 
 class Evaluation(BaseModel):
@@ -82,15 +88,17 @@ def evaluate(
     editor.model.guidance.update(guidance or {})  # type: ignore[arg-type]
     groups = _by_task(shards, limit)
     total = sum(map(len, groups.values()))
-    done, tasks, fidelity = 0, {}, []
+    done, tasks, fidelity, first = 0, {}, [], list[tuple[Triplet, Image]]()
     for name, triplets in groups.items():
         outputs = edited(editor, triplets)
+        first += zip(triplets[: sheet.COLUMNS], outputs[: sheet.COLUMNS], strict=True)
         rebuilt = editor.model.decode(editor.model.encode(t.target for t in triplets))
         fidelity += [psnr(r, t.target) for r, t in zip(rebuilt, triplets, strict=True)]
         tasks[name] = _task_score(name, triplets, outputs, rebuilt)
         write_atomic(out / f"{name}.png", sheet.contact_sheet(triplets[:SHOWN], outputs[:SHOWN]))
         done += len(triplets)
         progress(done, total)
+    write_atomic(out / SHEET, sheet.contact_sheet([t for t, _ in first], [o for _, o in first]))
     used = {family: vars(g) for family, g in editor.model.guidance.items()}
     evaluation = Evaluation(
         tasks=tasks,
@@ -139,31 +147,30 @@ def _task_score(
         return [task.score(p, t.source, t.label, t.ask) for p, t in zip(pictures, triplets, strict=True)]
 
     rows = scored(outputs)
-    scores = [row[metric] for row in rows]
-    value, low, high = interval(scores)
-    extra = {k: [row[k] for row in rows if k in row] for k in sorted({k for row in rows for k in row} - {metric})}
+
+    def measure(wanted: Metric) -> Measure:
+        having = [(t, row[wanted.name]) for t, row in zip(triplets, rows, strict=True) if wanted.name in row]
+        value, low, high = interval([score for _, score in having])
+        return Measure(
+            unit=wanted.unit, bar=wanted.bar, value=value, low=low, high=high, n=len(having), slices=_slices(having)
+        )
+
     return TaskScore(
+        **dict(measure(task.metric)),
         metric=metric,
-        unit=task.metric.unit,
-        bar=task.metric.floor,
-        value=value,
-        low=low,
-        high=high,
         floor=float(np.mean([row[metric] for row in scored([t.source for t in triplets])])),
         bound=float(np.mean([row[metric] for row in scored(rebuilt)])),
-        n=len(triplets),
-        scores=scores,
-        extra={k: float(np.mean(v)) for k, v in extra.items()},
-        slices=_slices(triplets, scores) | {k: interval(v) for k, v in extra.items()},
+        scores=[row[metric] for row in rows],
+        also={other.name: measure(other) for other in task.also if any(other.name in row for row in rows)},
     )
 
 
-def _slices(triplets: Sequence[Triplet], scores: Sequence[float]) -> dict[str, tuple[float, float, float]]:
-    """The metric on seen and on held-out pairs of kind and colour, where there are such."""
+def _slices(scored: Sequence[tuple[Triplet, float]]) -> dict[str, tuple[float, float, float]]:
+    """The mean on seen and on held-out pairs of kind and colour, where there are both."""
     parts: dict[str, list[float]] = {"seen pairs": [], "held-out pairs": []}
-    for triplet, score in zip(triplets, scores, strict=True):
+    for triplet, score in scored:
         parts["held-out pairs" if triplet.label.get("held_out") else "seen pairs"].append(score)
-    return {name: interval(part) for name, part in parts.items() if part and parts["held-out pairs"]}
+    return {name: interval(part) for name, part in parts.items()} if all(parts.values()) else {}
 
 
 def summary(evaluation: Evaluation) -> dict[str, dict[str, Any]]:

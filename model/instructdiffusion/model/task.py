@@ -40,11 +40,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a task is measured by: `name` of the score, `unit`, and the `floor` a useful model must beat."""
+    """What a task is measured by: `name` of the score, `unit`, and the `bar` that a useful model reaches."""
 
     name: str
     unit: str
-    floor: float
+    bar: float
 
 
 class Task:
@@ -57,6 +57,7 @@ class Task:
     family: ClassVar[Family]
     weight: ClassVar[float]  # share of the training mixture, relative to the other tasks
     metric: ClassVar[Metric]
+    also: ClassVar[tuple[Metric, ...]] = ()  # what else a useful model must reach; scored under these names
     templates: ClassVar[tuple[str, ...]]  # ten or more, hand-written, with {slots}
     needs: ClassVar[tuple[str, ...]] = ()  # keys a label must hold
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from instructdiffusion.model.evaluate import REPORT, SHEET
 from instructdiffusion.model.files import atomic_directory, digest_of, write_atomic
 from instructdiffusion.pipelines.report import curves
 from instructdiffusion.pipelines.work import evaluated, fit, shown, synthesized
@@ -43,7 +44,7 @@ def make(
         (new / "model").rmdir()
     evaluation = evaluated(out / "model", None, held_out, out / "evaluation", console)
     curve = json.loads((Path(training["model"]).parent / "training.json").read_text())["curve"]
-    document(out / "model", run.model_dump(mode="json"), manifest, training, evaluation, curve)
+    document(out / "model", run.model_dump(mode="json"), manifest, training, out / "evaluation" / "scores", curve)
     if install:
         with atomic_directory(network.BASE) as new:
             shutil.copytree(out / "model", new, dirs_exist_ok=True)
@@ -55,16 +56,16 @@ def document(
     run: Mapping[str, Any],
     manifest: Mapping[str, Any],
     training: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
+    scores: Path,
     curve: list[dict[str, float]],
 ) -> None:
     """Write the model card into `folder`, and what it is drawn from: curve, data manifest, scores."""
     drawn = curves({"base": {"curve": curve}})["base"]
     write_atomic(folder / "curve.svg", base64.b64decode(drawn.partition(",")[2]))
     write_atomic(folder / "manifest.json", json.dumps(manifest))
-    scores = {name: {k: v for k, v in task.items() if k != "scores"} for name, task in evaluation["tasks"].items()}
-    write_atomic(folder / "evaluation.json", json.dumps({**evaluation, "tasks": scores}, indent=1))
-    write_atomic(folder / CARD, card(run, manifest, training, evaluation))
+    shutil.copyfile(scores / SHEET, folder / SHEET)
+    shutil.copyfile(scores / REPORT, folder / REPORT)
+    write_atomic(folder / CARD, card(run, manifest, training, json.loads((scores / REPORT).read_text())))
 
 
 def _start(out: Path, run: Any, console: Console) -> Path:
@@ -80,15 +81,24 @@ def _start(out: Path, run: Any, console: Console) -> Path:
     return folder
 
 
+def _measured(measure: Mapping[str, Any]) -> str:
+    """The middle cells of a row: score, interval, both slices, bar."""
+    value = f"{measure['value']:.2f}"
+    slices = [measure["slices"].get(name) for name in ("seen pairs", "held-out pairs")]
+    spans = [f"{s[0]:.2f} ({s[1]:.2f} to {s[2]:.2f})" if s else "" for s in slices]
+    reached = f"**{value}**" if measure["low"] >= measure["bar"] else value
+    cells = (reached, f"{measure['low']:.2f} to {measure['high']:.2f}", *spans, f"{measure['bar']:g}")
+    return "| " + " | ".join(cells) + " |"
+
+
 def card(
     run: Mapping[str, Any], manifest: Mapping[str, Any], training: Mapping[str, Any], evaluation: Mapping[str, Any]
 ) -> str:
     """The model card: what it is, what it was made of, what it scores, what it is not for."""
-    rows = [
-        f"| {name} | {s['metric']} | {s['value']:.3f} | {s['low']:.3f} to {s['high']:.3f} | "
-        f"{s['bar']:g} | {s['floor']:.3f} | {s['bound']:.3f} | {s['n']} |"
-        for name, s in evaluation["tasks"].items()
-    ]
+    rows = []
+    for name, s in evaluation["tasks"].items():
+        rows.append(f"| {name} | {s['metric']} {_measured(s)} {s['floor']:.2f} | {s['bound']:.2f} | {s['n']} |")
+        rows += [f"| | {other} {_measured(m)} | | {m['n']} |" for other, m in s["also"].items()]
     licences = "\n".join(f"- {licence}" for licence in manifest["licences"])
     side, hours = manifest["size"], training["seconds"] / 3600
     return f"""# The nano base
@@ -102,15 +112,17 @@ Made by `instructdiffusion base` with recipe `{run["name"]}` and seed {run["seed
 
 ## Scores
 
-On held-out photographs and held-out pairs of kind and colour, with 95 % intervals. The bar is what
-the lower end is meant to reach, the floor is doing nothing, the bound is the truth after the autoencoder.
+On held-out photographs, with 95 % intervals; "seen" and "held out" are pairs of kind and colour. The bar is what the
+lower end is meant to reach, bold where it does; the floor is doing nothing, the bound the truth after the autoencoder.
 
-| task | metric | score | interval | bar | floor | bound | samples |
-|---|---|---|---|---|---|---|---|
+| task | metric | score | interval | seen | held out | bar | floor | bound | samples |
+|---|---|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-The truth keeps {evaluation["autoencoder"][0]:.1f} dB through the autoencoder. Slices by seen and
-held-out pairs, and what else was measured, are in [evaluation.json](evaluation.json).
+The truth keeps {evaluation["autoencoder"][0]:.1f} dB through the autoencoder. The scores of every sample are in
+[evaluation.json](evaluation.json). The first samples of every task, source, output and target:
+
+![the first samples of every task]({SHEET})
 
 ## Training
 

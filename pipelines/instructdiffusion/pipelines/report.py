@@ -148,6 +148,6 @@ def _svg(figure: Any) -> str:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "instructdiffusion"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue().encode()).decode()

@@ -154,11 +154,19 @@ def encoded(picture: Any, form: str) -> bytes:
 
 
 def table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Scores with intervals beside floor and bound."""
+    """Scores with intervals beside floor and bound; green where the interval's lower end reaches the bar."""
     from rich.table import Table
 
-    rows = Table("task", "metric", "score", "95 % interval", "floor", "bound", "samples", box=None, header_style="dim")
+    heads = ("task", "metric", "score", "95 % interval", "bar", "floor", "bound", "samples")
+    rows = Table(*heads, box=None, header_style="dim")
     for name, s in tasks.items():
-        numbers = (f"{s['value']:.2f}", f"{s['low']:.2f} to {s['high']:.2f}", f"{s['floor']:.2f}", f"{s['bound']:.2f}")
-        rows.add_row(name, s["metric"], *numbers, str(s["n"]))
+        rows.add_row(name, s["metric"], *_numbers(s), f"{s['floor']:.2f}", f"{s['bound']:.2f}", str(s["n"]))
+        for other, m in s["also"].items():
+            rows.add_row("", other, *_numbers(m), "", "", str(m["n"]))
     return rows
+
+
+def _numbers(measure: Mapping[str, Any]) -> tuple[str, str, str]:
+    style = "green" if measure["low"] >= measure["bar"] else "default"
+    span = f"{measure['low']:.2f} to {measure['high']:.2f}"
+    return f"[{style}]{measure['value']:.2f}[/]", span, f"{measure['bar']:g}"

@@ -32,6 +32,7 @@ class Editing(Task):
 
     family = "editing"
     needs = ("target", "mask", "words")
+    also = (Metric("background", "dB of PSNR of what should stay as it was", 30.0),)
 
     def ask(self, label: Label, rng: Random) -> Ask:
         self.check(label)

@@ -30,6 +30,7 @@ class Tint(Task):
     family = "perception"
     needs = ("phrase", "mask")
     metric = Metric("iou", "intersection over union", 0.60)
+    also = (Metric("right_object", "share where the right object is covered most", 0.85),)
 
     def ask(self, label: Label, rng: Random) -> Ask:
         self.check(label)
