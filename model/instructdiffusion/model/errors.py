@@ -10,6 +10,8 @@ A message is one line that names the input and the fix.
 
 from __future__ import annotations
 
+from errno import EDQUOT, ENOSPC
+
 
 class InstructDiffusionError(Exception):
     """Root of every error the project raises on purpose; `exit_code` is the command's."""
@@ -27,6 +29,13 @@ class DataError(InstructDiffusionError):
     """A file, a shard or a sample is wrong; the message names it."""
 
     exit_code = 3
+
+
+def from_system(error: OSError) -> DataError:
+    """What the system refused, a full disk for instance, as a line of ours."""
+    full = error.errno in (ENOSPC, EDQUOT)
+    fix = "free some space and run the same command again" if full else "check the path and its permissions"
+    return DataError(f"{error.filename or 'a file'}: {error.strerror or error}; {fix}")
 
 
 class ServiceError(InstructDiffusionError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from instructdiffusion.model.errors import ConfigError, InstructDiffusionError
+from instructdiffusion.model.errors import ConfigError, DataError, InstructDiffusionError, from_system
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,10 +36,10 @@ class Commands(TyperGroup):
             _say("interrupted; run the same command again to go on from here")
             raise typer.Exit(INTERRUPTED) from None
         except OSError as error:
-            if error.errno is None or not error.strerror:
+            if error.errno is None:
                 raise
-            _say(f"error: {error.filename or 'a file'}: {error.strerror}; free space or choose another place")
-            raise typer.Exit(3) from None
+            _say(f"error: {from_system(error)}")
+            raise typer.Exit(DataError.exit_code) from None
         except Exception as error:
             if type(error).__module__.startswith("typer"):
                 raise  # its own ways to end: usage, exit

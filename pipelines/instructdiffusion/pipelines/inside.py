@@ -21,7 +21,7 @@ from instructdiffusion.components.settings import Settings
 from instructdiffusion.components.step import Made
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import TrackedRun, Tracker
-from instructdiffusion.model.errors import InstructDiffusionError
+from instructdiffusion.model.errors import InstructDiffusionError, from_system
 from instructdiffusion.model.files import digest_of
 
 
@@ -35,9 +35,10 @@ def inside(title: str) -> Iterator[Surroundings]:
     say({"step": title})
     try:
         yield Surroundings()
-    except InstructDiffusionError as error:
-        say({"error": str(error), "exit_code": error.exit_code})
-        raise SystemExit(error.exit_code) from None
+    except (InstructDiffusionError, OSError) as error:
+        told = from_system(error) if isinstance(error, OSError) else error
+        say({"error": str(told), "exit_code": told.exit_code})
+        raise SystemExit(told.exit_code) from None
 
 
 class Surroundings:

@@ -15,6 +15,7 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.task import Image
@@ -69,13 +70,16 @@ def _load(package: str, name: str) -> Image:
     if spec is None or spec.origin is None:
         raise DataError(f"photograph {name} comes with {wheel}, which is not installed; run: pip install {wheel}")
     path = Path(spec.origin).parent / _FOLDERS[package] / name
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise DataError(f"photograph {path} is missing or broken; reinstall {wheel}")
+    try:
+        picture = np.asarray(Pillow.open(path).convert("RGB"))
+    except OSError as error:
+        raise DataError(
+            f"photograph {path} is missing or broken; run: pip install --force-reinstall {wheel}"
+        ) from error
     height, width = picture.shape[:2]
     scale = min(1.0, LONG_SIDE / max(height, width))
-    picture = cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(picture[..., ::-1])
+    smaller = cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+    return np.asarray(smaller, np.uint8)
 
 
 @lru_cache(maxsize=2)
@@ -89,6 +93,5 @@ def stamps(split: Split) -> tuple[NDArray[np.uint8], ...]:
         return ()
     files = sorted(p for p in STAMPS.rglob("*.png") if not any(word in str(p) for word in _DRAWN))
     chosen = [p for i, p in enumerate(files) if (i % 10 == 0) == (split == "test")]
-    cutouts = (cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in chosen)
-    whole = (c for c in cutouts if c is not None and c.ndim == 3 and c.shape[2] == 4)
-    return tuple(np.asarray(c[..., [2, 1, 0, 3]], np.uint8) for c in whole)
+    cutouts = (Pillow.open(p) for p in chosen)
+    return tuple(np.asarray(cutout) for cutout in cutouts if cutout.mode == "RGBA")

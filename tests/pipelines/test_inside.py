@@ -1,0 +1,41 @@
+"""What a step says when it can't go on."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+
+from instructdiffusion.model.errors import DataError, ServiceError
+from instructdiffusion.pipelines.inside import inside
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DataError("shard 3 is broken; delete it"), 3, "shard 3 is broken; delete it"),
+        (ServiceError("the store is down; start it"), 4, "the store is down; start it"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/data/x.tar"),
+            3,
+            "/data/x.tar: No space left on device; free",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "/data"), 3, "/data: Permission denied; check"),
+    ],
+)
+def test_a_step_ends_with_one_line_and_its_code(
+    error: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, inside("make something"):
+        raise error
+    assert ended.value.code == code
+    first, last = (json.loads(told) for told in capsys.readouterr().out.splitlines())
+    assert first == {"step": "make something"}
+    assert last["error"].startswith(line)
+    assert last["exit_code"] == code
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(KeyError), inside("make something"):
+        raise KeyError("x")
