@@ -69,6 +69,7 @@ class Store:
 
         retries = urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])
         pool = urllib3.PoolManager(
+            maxsize=UPLOADS,
             timeout=urllib3.Timeout(connect=5, read=timeout),
             retries=retries,
             cert_reqs="CERT_REQUIRED",
