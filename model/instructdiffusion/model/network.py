@@ -53,11 +53,11 @@ class Guidance:
 
 
 #: What scored best for the nano base (docs/decisions/0002-nano-base.md): one step is the mean of all answers, which
-#: is what fidelity rewards; edits of objects want the instruction louder.
+#: is what fidelity rewards; what an instruction points at wants it a little louder.
 NANO_GUIDANCE: dict[Family, Guidance] = {
-    "perception": Guidance(steps=1),
+    "perception": Guidance(steps=1, text=0.65),
     "restoration": Guidance(steps=1),
-    "editing": Guidance(steps=1, text=1.0),
+    "editing": Guidance(steps=1, text=0.65),
 }
 
 
