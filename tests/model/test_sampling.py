@@ -14,7 +14,6 @@ from instructdiffusion.model import network
 from instructdiffusion.model.config import Diffusion, parse
 from instructdiffusion.model.data.shards import read_triplets
 from instructdiffusion.model.diffusion import (
-    GATE_WEIGHT,
     Objective,
     add_noise,
     changed_cells,
@@ -109,9 +108,23 @@ def test_changing_nothing_loses_one_whatever_the_task_changes_and_saying_what_ch
     losses = {}
     for unet.gate in (-100.0, 0.0, 100.0):
         losses[unet.gate] = objective(*arguments, torch.Generator())
-    blind = losses[0.0] - GATE_WEIGHT * np.log(2)  # the cross-entropy of an even guess
+    blind = losses[0.0] - diffusion.gate_weight * np.log(2)  # the cross-entropy of an even guess
     assert blind.tolist() == pytest.approx([1, 1], abs=0.01)
     assert losses[100.0][0] < losses[0.0][0] < losses[-100.0][0]  # everything changes in the first
+
+
+def test_a_target_that_changes_nothing_weighs_no_more_than_one_that_does() -> None:
+    class Paints(torch.nn.Module):  # a U-Net that changes everything by as much
+        def forward(self, sample: Tensor, t: Tensor, text: Tensor) -> UNet2DConditionOutput:
+            return UNet2DConditionOutput(sample=torch.ones_like(sample[:, :4]))
+
+    diffusion = Diffusion(from_source=True, relative=True, drop_text=0, drop_image=0)
+    source = torch.zeros(2, 4, 8, 8)
+    target = torch.stack([source[0], source[1] - 1])  # nothing is to change in the first
+    objective = Objective(Paints(), None, torch.zeros(3, 5), scheduler_for(diffusion), diffusion)
+    nothing, something = objective(source, target, torch.zeros(2, 3, 5), torch.zeros(1, 3), torch.Generator()).tolist()
+    assert nothing == pytest.approx(1)
+    assert something == pytest.approx(4, abs=0.3)
 
 
 def test_focus_gives_the_changed_cells_their_share_and_keeps_the_mean() -> None:

@@ -107,8 +107,8 @@ def test_all_mistakes_of_a_run_are_listed_at_once() -> None:
 
 def test_deepspeed_is_told_what_the_run_says() -> None:
     config = deepspeed_config(recipes.train(), 2)
-    assert config["train_batch_size"] == 64
-    assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 2 == 64
+    assert config["train_batch_size"] == 32
+    assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 2 == 32
     assert config["zero_optimization"] == {"stage": 1}
 
 

@@ -48,6 +48,7 @@ class Diffusion(Section):
     gate: bool = Field(
         False, description="the network also says how much each cell changes: target = source + gate * output"
     )
+    gate_weight: float = Field(0.3, description="of the gate's own loss beside the picture's", ge=0)
     relative: bool = Field(
         False, description="loss in pixels, as a share of what changing nothing loses, so that all tasks weigh alike"
     )

@@ -14,8 +14,10 @@ from instructdiffusion.model.config import Diffusion
 
 SMALLEST_SHARE = 0.02  # of the cells: changes smaller than this count as this, so that no cell gets all the weight
 CHANGED = 0.05  # root mean square over channels from which a cell counts as changed
-LEAST_CHANGE = 0.2  # of the mean square of a pixel code: a target that changes less than this counts as changing this
-GATE_WEIGHT = 0.3  # of the gate's loss beside the picture's
+LEAST_CHANGE = (
+    0.05  # of the mean square of a pixel code: is added to what a target changes, for none changes too little
+)
+NO_CHANGE = 1.0  # likewise for a target that changes nothing; a tint changes about as much
 
 
 def add_noise(target_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor, scheduler: DDIMScheduler) -> Tensor:
@@ -149,10 +151,10 @@ class Objective(nn.Module):
         loss_B = (error_BCHW.square() * self.pixel_share * weight_B1HW).mean((1, 2, 3))
         if diffusion.relative:
             still_B = ((target_BCHW - seen_BCHW).square() * self.pixel_share * weight_B1HW).mean((1, 2, 3))
-            loss_B = loss_B / (still_B + LEAST_CHANGE)
+            loss_B = loss_B / (still_B + torch.where(still_B > LEAST_CHANGE / 10, LEAST_CHANGE, NO_CHANGE))
         if diffusion.gate:
             gate_B1HW = binary_cross_entropy_with_logits(output[:, -1:], changed_B1HW, weight_B1HW, reduction="none")
-            loss_B = loss_B + GATE_WEIGHT * gate_B1HW.mean((1, 2, 3))
+            loss_B = loss_B + diffusion.gate_weight * gate_B1HW.mean((1, 2, 3))
         return loss_B
 
     def _text(self, text: Tensor, null_tokens: Tensor, dropped_B: Tensor) -> Tensor:

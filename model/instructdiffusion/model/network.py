@@ -169,6 +169,7 @@ def create(network: Network, diffusion: Diffusion, pictures: Iterable[Image], se
         attention_head_dim=network.heads,  # diffusers reads this as the number of heads
         cross_attention_dim=network.text_width,
         norm_num_groups=16,
+        time_embedding_dim=2 * network.text_width,
         addition_embed_type="text",
         addition_embed_type_num_heads=network.heads,
     )

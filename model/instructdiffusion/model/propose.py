@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -22,14 +23,16 @@ STEPS = (1, 2)
 
 
 def settings(count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` different settings: every guidance and step count in turn, each time with other seeds; shuffled.
+    """`count` different settings: first the model's own, as its users get it, then every guidance and step count.
 
-    The paper takes 20 guidance settings (section 3.3); a small model also differs by steps.
+    They come in turn, shuffled, each time with other seeds. The paper takes 20 guidance settings (section 3.3); a small
+    model also differs by steps.
     """
-    grid = [{"text_guidance": text, "image_guidance": 0.5, "steps": steps} for text in TEXT_GUIDANCE for steps in STEPS]
+    grid = [{"text": text, "image": 0.5, "steps": steps} for text in TEXT_GUIDANCE for steps in STEPS]
     rng = Random(seed)
     rng.shuffle(grid)
-    return [{**grid[i % len(grid)], "seed": seed * 1000 + i} for i in range(count)]
+    own: dict[str, Any] = {"text": None, "image": None, "steps": None}
+    return [{**(grid[(i - 1) % len(grid)] if i else own), "seed": seed * 1000 + i} for i in range(count)]
 
 
 def propose(
@@ -56,13 +59,12 @@ def propose(
     variants = settings(count, seed)
     edits: dict[str, list[dict[str, Any]]] = {t.key: [] for t in triplets}
     for done, variant in enumerate(variants):
-        guidance = network.Guidance(variant["steps"], variant["text_guidance"], variant["image_guidance"])
-        seeds = [seed_of(t.key, variant["seed"]) for t in triplets]
-        outputs = editor.outputs([t.source for t in triplets], [t.ask.instruction for t in triplets], seeds, guidance)
-        for triplet, output in zip(triplets, outputs, strict=True):
+        for triplet, guidance, output in _edited(editor, triplets, **variant):
             name = _store(output, out)
             if name not in {e["id"] for e in edits[triplet.key]}:
-                edits[triplet.key].append({"id": name, "picture": f"pictures/{name}.png", **variant})
+                told = {"text_guidance": guidance.text, "image_guidance": guidance.image, "steps": guidance.steps}
+                made = {"id": name, "picture": f"pictures/{name}.png", **told, "seed": variant["seed"]}
+                edits[triplet.key].append(made)
         progress(done + 1, count)
     prompts: list[dict[str, Any]] = [
         {
@@ -81,6 +83,19 @@ def propose(
         "prompts": prompts,
     }
     return write_atomic(out / CANDIDATES, json.dumps(document, indent=1))
+
+
+def _edited(
+    editor: Editor, triplets: list[Triplet], *, seed: int, **given: Any
+) -> Iterator[tuple[Triplet, network.Guidance, Image]]:
+    """Edit every triplet; those of one guidance together. What is not given is the model's own for the task."""
+    together = defaultdict[network.Guidance, list[Triplet]](list)
+    for triplet in triplets:
+        together[editor.guidance(triplet.ask, **given)].append(triplet)
+    for guidance, some in together.items():
+        seeds = [seed_of(t.key, seed) for t in some]
+        outputs = editor.outputs([t.source for t in some], [t.ask.instruction for t in some], seeds, guidance)
+        yield from ((triplet, guidance, output) for triplet, output in zip(some, outputs, strict=True))
 
 
 def _limited(triplets: Iterator[Triplet], limit: int | None) -> list[Triplet]:

@@ -17,7 +17,7 @@ _NANO = Diffusion(
     focus=0.5,
     gate=True,
     relative=True,
-    last_share=0.6,
+    last_share=0.9,
 )
 
 
@@ -34,9 +34,10 @@ def base() -> Run:
     """
     return Run(
         name="base",
+        network=Network(widths=(192, 128, 192)),
         diffusion=_NANO,
         optim=Optim(
-            steps=7_000,
+            steps=8_850,
             batch_size=64,
             micro_batch=64,
             learning_rate=1e-3,
@@ -55,7 +56,7 @@ def train() -> Run:
     return Run(
         name="train",
         diffusion=_NANO,
-        optim=Optim(steps=60, batch_size=64, micro_batch=32, learning_rate=1e-4, warmup=10),
+        optim=Optim(steps=60, batch_size=32, micro_batch=16, learning_rate=1e-4, warmup=10),
         ema_decay=0.99,
         checkpoint_every=20,
         log_every=5,
@@ -63,8 +64,16 @@ def train() -> Run:
 
 
 def align() -> Run:
-    """Stage 3: the edits that were picked. A short average follows the few new pictures quickly (section 4.8)."""
-    return train().model_copy(update={"name": "align", "ema_decay": 0.99, "seed": 1})
+    """Stage 3: the edits that were picked. A short average follows the few new pictures quickly (section 4.8).
+
+    The gate is not taught what changes: an edit that a model made changes a little everywhere, and that is not wanted.
+    """
+    run = train()
+    optim = run.optim.model_copy(update={"learning_rate": 5e-5})
+    diffusion = run.diffusion.model_copy(update={"gate_weight": 0.0})
+    return run.model_copy(
+        update={"name": "align", "optim": optim, "diffusion": diffusion, "ema_decay": 0.99, "seed": 1}
+    )
 
 
 def smoke() -> Run:

@@ -38,14 +38,21 @@ def shown(console: Console, title: str) -> Iterator[Progress]:
 
 
 def synthesized(
-    out: Path, split: str, triplets: int, each: bool, size: int, seed: int, console: Console
+    out: Path,
+    split: str,
+    triplets: int,
+    each: bool,
+    size: int,
+    seed: int,
+    console: Console,
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Compose triplets into `out`; returns the manifest."""
+    """Compose triplets into `out`, so many of `each` task or shared out by `weights`; returns the manifest."""
     from instructdiffusion.components.synthesize import run
     from instructdiffusion.model.synthesis.write import mixture
     from instructdiffusion.model.tasks import TASKS
 
-    counts = dict.fromkeys(TASKS, triplets) if each else mixture(triplets)
+    counts = dict.fromkeys(TASKS, triplets) if each else mixture(triplets, weights)
     side = cast(Literal["train", "test"], split)
     with shown(console, f"synthesize ({split})") as progress:
         return dict(run(out, split=side, counts=counts, size=size, seed=seed, progress=progress).facts)

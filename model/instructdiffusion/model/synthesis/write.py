@@ -48,10 +48,11 @@ def plan(counts: Mapping[str, int], seed: int, split: str) -> list[tuple[str, st
     return rows
 
 
-def mixture(total: int) -> dict[str, int]:
-    """Share out `total` triplets over the tasks by their weights, at least one each."""
-    whole = sum(task.weight for task in TASKS.values())
-    return {name: max(1, round(total * task.weight / whole)) for name, task in TASKS.items()}
+def mixture(total: int, weights: Mapping[str, float] | None = None) -> dict[str, int]:
+    """Share out `total` triplets over the tasks by `weights` (None: the tasks' own), at least one each."""
+    weights = weights or {name: task.weight for name, task in TASKS.items()}
+    whole = sum(weights.values())
+    return {name: max(1, round(total * weight / whole)) for name, weight in weights.items()}
 
 
 def synthesize(
