@@ -1,0 +1,89 @@
+"""`instructdiffusion data`: look at data sets on disk before anything is made from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from instructdiffusion.model.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from instructdiffusion.model.data.readers import Counts, Reader
+
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data sets on disk.")
+
+
+def add(app: typer.Typer) -> None:
+    """Add the group to the command."""
+    app.add_typer(data, name="data")
+
+
+@data.callback()
+def group() -> None:
+    """Look at data sets on disk."""
+
+
+@data.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="of a data set, as its authors publish it", metavar="DIR")],
+    split: Annotated[str | None, typer.Option(help="count this split only; left out, all there are")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document for machines")] = False,
+) -> None:
+    """Recognise a data set and count what is in it, and what is left out and why."""
+    from rich.console import Console
+
+    from instructdiffusion.model.data.readers import reader_for
+
+    reader = reader_for(folder)
+    counted = counts(reader, folder, split)
+    if as_json:
+        typer.echo(json.dumps(facts(reader, folder, counted), indent=1))
+        return
+    console = Console()
+    console.print(f"{folder} holds {reader.name} ({reader.licence})", highlight=False, soft_wrap=True, markup=False)
+    console.print(table(counted))
+
+
+def counts(reader: Reader, folder: Path, split: str | None) -> dict[str, Counts]:
+    """What each split of a data set holds, or the one asked for.
+
+    Raises:
+        DataError: there is no such split, or a file is broken.
+    """
+    there = reader.splits(folder)
+    if split is not None and split not in there:
+        raise DataError(f"{folder} has no split {split!r} of {reader.name}; it has {', '.join(there) or 'none'}")
+    return {name: reader.counts(folder, name) for name in ([split] if split else there)}
+
+
+def facts(reader: Reader, folder: Path, counted: dict[str, Counts]) -> dict[str, Any]:
+    """The same for machines."""
+    splits = {
+        name: {"pictures": found.pictures, "examples": found.examples, "skipped": dict(found.skipped)}
+        for name, found in counted.items()
+    }
+    known = {"name": reader.name, "task": reader.task, "licence": reader.licence, "address": reader.address}
+    return {"folder": str(folder), **known, "splits": splits}
+
+
+def table(counted: dict[str, Counts]) -> Table:
+    """A row for each split, and one below it for each reason to leave something out."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table("split", box=SIMPLE_HEAD)
+    for heading in ("pictures", "examples", "skipped"):
+        made.add_column(heading, justify="right")
+    made.add_column("because of", overflow="fold")
+    for name, found in counted.items():
+        total = str(sum(found.skipped.values()))
+        made.add_row(name, str(found.pictures), str(found.examples), total, "")
+        for reason, number in found.skipped.items():
+            made.add_row("", "", "", str(number), Text(reason))
+    return made
