@@ -1,26 +1,34 @@
 # The whole interface for people. Each target builds .venv first if it is missing or out of date.
-#   make demo ARGS="--keep"        ARGS is handed on, here and to make test
+#   make demo ARGS="--keep"        ARGS is handed on, here, to make test and to make label-studio
+#   make demo RANK=label-studio    edits are ranked through a Label Studio server
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test check fix setup base clean help
+.PHONY: demo test check fix setup base label-studio clean help
 
-# The stamp's name holds what was installed: a change of either file makes the environment out of date.
+# The stamps' names hold what was installed: a change of these files makes an environment out of date.
 READY := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+LABELS := .venv-label-studio/.ready-$(shell cksum < labeling/label-studio.txt | cut -d ' ' -f 1)
 
 $(READY):
-	@.ci/setup $@
+	@.ci/setup $@ --constraint constraints.txt --editable '.[dev]'
+
+$(LABELS):  # apart: the server's pins suit no other program
+	@.ci/setup $@ --requirement labeling/label-studio.txt
 
 setup: $(READY)  ## build .venv, or bring it up to date
 
-demo: $(READY)  ## run the whole system on this machine; the report goes to out/demo/
-	@.venv/bin/instructdiffusion demo $(ARGS)
+demo: $(READY) $(if $(filter label-studio,$(RANK)),$(LABELS))  ## run the whole system on this machine; the report goes to out/demo/
+	@.venv/bin/instructdiffusion demo $(if $(RANK),--rank $(RANK)) $(ARGS)
 
 base: $(READY)  ## train the embedded base model again (hours)
 	@.venv/bin/instructdiffusion base $(ARGS)
 
-test: $(READY)  ## run the tests
-	@.venv/bin/pytest $(ARGS)
+label-studio: $(READY) $(LABELS)  ## start the annotators' server on this machine
+	@.venv/bin/instructdiffusion label serve $(ARGS)
+
+test: $(READY) $(LABELS)  ## run the tests
+	@.venv/bin/pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 check: $(READY)  ## lint, formatting, types, import contracts, links in docs
 	@.venv/bin/ruff check
@@ -38,4 +46,4 @@ clean:  ## remove caches and builds; .venv and out/ stay
 	@find model components pipelines serving labeling tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+import pytest
 
 # Read by the libraries when they are imported, hence before any test is.
 os.environ.update(
@@ -16,3 +19,10 @@ os.environ.update(
     }
 )
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, a folder's tests go to one of them: they share servers that are slow to start."""
+    root = Path(__file__).parent
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(root).parts[0]))

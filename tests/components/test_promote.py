@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from markdown_it import MarkdownIt
+from PIL import Image as Pillow
 
 from instructdiffusion.components import gate, promote
-from instructdiffusion.components.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from instructdiffusion.components.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from instructdiffusion.components.tracking import Tracker
-from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of
 
 SPREAD = [-0.1, 0.0, 0.1] * 10
@@ -73,8 +79,6 @@ def test_a_better_model_becomes_the_champion_once_and_the_old_one_can_return(
     version = registry.version("2")
     assert version.tags["gate"] == "passed"
     assert registry.evaluation("2")["tasks"]["referring"]["value"] == 0.7
-    kept = {item.path for item in registry.client.list_artifacts(version.run_id, "verdicts/version-2")}
-    assert kept == {"verdicts/version-2/verdict.json", "verdicts/version-2/verdict.html"}
 
     registry.rollback()
     back = models.promote(new, verdict)  # a retry of the pipeline must not undo what a person did
@@ -132,3 +136,97 @@ def test_papers_of_another_model_are_refused(models: Models, tmp_path: Path) -> 
         models.promote(third, verdict)
     with pytest.raises(DataError, match="run the gate step again"):
         models.promote(new, tmp_path)
+
+
+def picture(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (1600, 80), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def papers(models: Models, tmp_path: Path) -> Path:
+    """A folder with the evaluation, contact sheet and task sheet of a model `new`, which is judged against `old`."""
+    old, new = models.make("old", 0.5), models.make("new", 0.7)
+    models.promote(old, models.judge(old, None))
+    folder = tmp_path / "evaluation-of-new"
+    folder.mkdir()
+    (folder / "evaluation.json").write_bytes((tmp_path / f"{new}.json").read_bytes())
+    for name in ("sheet", "referring"):
+        (folder / f"{name}.png").write_bytes(picture("red"))
+    return folder
+
+
+def promoted(models: Models, papers: Path) -> Version:
+    """Promote `new` with all its papers, its data among them."""
+    data = models.folder / "held-out"
+    data.mkdir(exist_ok=True)
+    manifest = {"counts": {"referring": 30}, "licences": ["CC0-1.0"], "split": "test"}
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    run = models.tracker.open_run(models.name, key=models.name)
+    run.dataset("train-64px", digest="sha256:t", source="s3://b/t", context="training", counts={"referring": 900})
+    verdict = models.judge("new", "old")
+    known: dict[str, Any] = {"registry": models.registry, "tracked": run, "data": {"held-out": data}}
+    found = promote.run(models.folder / "new", "s3://bucket/new", papers, verdict, **known)
+    return models.registry.version(found["version"])
+
+
+def test_all_that_a_decision_needs_lies_beside_the_version(models: Models, registry: Registry, papers: Path) -> None:
+    version = promoted(models, papers)
+    top = {item.path for item in registry.client.list_artifacts(version.run_id, "version-2") if not item.is_dir}
+    names = ("evaluation.json", "referring.png", "sheet-small.png", "sheet.png", "verdict.html", "verdict.json")
+    assert top == {f"version-2/{name}" for name in names}
+    data = registry.client.list_artifacts(version.run_id, "version-2/data/held-out")
+    assert [item.path for item in data] == ["version-2/data/held-out/manifest.json"]
+
+
+def test_the_page_of_a_version_lets_a_lead_decide(models: Models, registry: Registry, papers: Path) -> None:
+    version = promoted(models, papers)
+    tokens = MarkdownIt("commonmark").enable("table").parse(version.description)
+    cells = [
+        inside.content.replace("&ensp;", "").strip()
+        for token, inside in pairwise(tokens)
+        if token.type in {"th_open", "td_open"}
+    ]
+    titles, row = cells[:8], cells[8:]
+    shown = dict(zip(titles, row, strict=True))
+    assert shown.pop("change").startswith("+0.200 [")
+    assert shown.pop("this version").startswith("0.700 [")
+    numbers = {"champion": "0.500", "floor to bound": "0.000 to 1.000", "n": "30"}
+    assert shown == {"task": "referring", "metric": "iou", **numbers, "gate": "passed"}
+    text = version.description
+    assert text.startswith("**passed**: no task fell and the alignment score rose by +0.200")
+    assert "Held against version 1, the champion then." in text
+    assert "Trained on `train-64px`, 900 triplets, `sha256:t`." in text
+    assert "`held-out`, 30 triplets" in text
+    assert "CC0-1.0" in text
+    assert "instructdiffusion promote 2" in text
+
+
+def test_the_links_of_a_page_lead_to_what_is_kept(models: Models, registry: Registry, papers: Path) -> None:
+    version = promoted(models, papers)
+    inline = [child for token in MarkdownIt().parse(version.description) for child in token.children or []]
+    (sheet,) = [str(token.attrs["src"]) for token in inline if token.type == "image"]
+    answer = httpx.get(f"{registry.uri}/{sheet}")
+    with Pillow.open(io.BytesIO(answer.content)) as shown:
+        assert shown.size == (800, 40)
+    links = [str(token.attrs["href"]) for token in inline if token.type == "link_open"]
+    files = [link.partition("/artifacts/")[2] for link in links if "/artifacts/" in link]
+    assert {Path(name).name for name in files} == {"verdict.html", "evaluation.json", "sheet.png", "manifest.json"}
+    for name in files:
+        answer = httpx.get(f"{registry.uri}/get-artifact", params={"path": name, "run_uuid": version.run_id})
+        assert answer.status_code == 200
+
+
+def test_notes_that_people_wrote_on_a_page_stay(models: Models, registry: Registry, papers: Path) -> None:
+    version = promoted(models, papers)
+    registry.describe("2", version.description + "\nI looked at ten edits by hand.\n")
+    assert promoted(models, papers).description.count("I looked at ten edits by hand.") == 1
+
+
+def test_a_version_that_is_not_there_is_not_promoted_and_changes_nothing(models: Models, registry: Registry) -> None:
+    old = models.make("old", 0.5)
+    models.promote(old, models.judge(old, None))
+    with pytest.raises(ConfigError, match=r"has no version 9; name one that is registered \(1\)"):
+        registry.promote("9")
+    assert number(registry, PREVIOUS) is None

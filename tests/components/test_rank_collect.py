@@ -103,8 +103,14 @@ def test_the_control_picks_as_many_by_lot(proposed: Proposed, tmp_path: Path) ->
         assert made.facts["picked"] == picked.facts["picked"]
         assert made.facts["annotators"] == {RANDOM: 6}
     assert len({tuple(r.edits for r in read(made.path / FILE)) for made in drawn}) > 1
-    with pytest.raises(ConfigError, match="choose reference or random"):
-        rank.run(proposed.candidates, proposed.shards, tmp_path / "x", annotator="people")
+    with pytest.raises(ConfigError, match="choose reference or random or label-studio or people"):
+        rank.run(proposed.candidates, proposed.shards, tmp_path / "x", annotator="nobody")
+
+
+@pytest.mark.parametrize("annotator", ["label-studio", "people"])
+def test_ranking_in_label_studio_needs_one(annotator: str, proposed: Proposed, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no Label Studio is set"):
+        rank.run(proposed.candidates, proposed.shards, tmp_path / "x", annotator=annotator)
 
 
 def test_other_shards_than_the_candidates_are_refused(proposed: Proposed, tmp_path: Path) -> None:

@@ -58,6 +58,22 @@ def test_local_servers_can_be_configured_before_they_run() -> None:
         Store.open(settings)
 
 
+def test_what_a_training_asks_for_is_one_variable_of_json() -> None:
+    given = {"INSTRUCTDIFFUSION_TRAINING": '{"nodes": 2, "resources": {"nvidia.com/gpu": "4"}}'}
+    settings = Settings.from_environment(given, needs=())
+    assert (settings.training.nodes, settings.training.processes) == (2, 2)
+    assert Settings.from_environment(settings.environment(), needs=()) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("two nodes", "write JSON"), ('{"nodes": 0}', "nodes: "), ('{"node": 2}', "node: ")]
+)
+def test_a_wrong_training_is_told_by_its_part(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        Settings.from_environment({"INSTRUCTDIFFUSION_TRAINING": text}, needs=())
+    assert "INSTRUCTDIFFUSION_TRAINING is wrong" in str(caught.value)
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert Settings.from_environment({**WHOLE, "INSTRUCTDIFFUSION_STORE_BUCKET": ""}).store_bucket
 

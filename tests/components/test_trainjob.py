@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from instructdiffusion.components.trainjob import FromSecret, train_job, training_runtime
+from instructdiffusion.components.trainjob import FromSecret, train_job
 from instructdiffusion.model.errors import ConfigError
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -52,9 +52,10 @@ def test_a_job_with_every_part_is_valid(validate: Validate) -> None:
     assert validate(job(env=None, resources=None, labels=None, queue="")) == []
 
 
-def test_a_runtime_is_valid(validate: Validate) -> None:
-    assert validate(training_runtime("registry.example/train:1.0.0")) == []
-    assert validate(training_runtime("registry.example/train:1.0.0", claim="work")) == []
+def test_where_pods_run_is_a_patch_of_the_runtime(validate: Validate) -> None:
+    placed = job(tolerations=[{"key": "gpu", "operator": "Exists"}], node_selector={"zone": "a"})
+    assert validate(placed) == []
+    assert validate(job(image="")) == []
 
 
 def test_the_check_finds_what_is_wrong(validate: Validate) -> None:
@@ -63,18 +64,19 @@ def test_the_check_finds_what_is_wrong(validate: Validate) -> None:
     assert validate(wrong) != []
 
 
-def test_a_job_names_the_runtime_that_is_made() -> None:
-    runtime = training_runtime("x:1")
-    reference = job()["spec"]["runtimeRef"]
-    assert (reference["kind"], reference["name"]) == (runtime["kind"], runtime["metadata"]["name"])
-    assert runtime["spec"]["mlPolicy"]["torch"] == {}
-
-
 def test_every_process_runs_the_command_under_torchrun() -> None:
     trainer = job()["spec"]["trainer"]
     assert trainer["command"] == ["python", "-m", "torch.distributed.run"]
     assert trainer["args"] == ["-m", "--", *COMMAND[2:]]
     assert "runtimePatches" not in job()["spec"]
+
+
+def test_a_job_says_where_its_pods_run_only_when_asked() -> None:
+    placed = job(node_selector={"zone": "a"})["spec"]["runtimePatches"][0]
+    node = placed["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
+    assert node["name"] == "node"
+    assert node["template"]["spec"]["template"]["spec"] == {"nodeSelector": {"zone": "a"}}
+    assert "image" not in job(image="")["spec"]["trainer"]
 
 
 def test_no_secret_is_written_into_a_job() -> None:

@@ -15,6 +15,8 @@ from instructdiffusion.components import deploy, package
 from instructdiffusion.model.task import Image
 from instructdiffusion.serving.client import Client
 
+# Limits lower than the defaults: they are reached sooner, and it shows that the service reads them.
+LIMITS = {"MAX_STEPS": "50", "MAX_WAITING": "4", "MAX_PICTURES": "2", "MAX_PIXELS": "1000000"}
 IDLE = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
@@ -66,7 +68,11 @@ def predecessor(home: Path) -> Iterator[subprocess.Popen[bytes]]:
 def deployment(
     packaged: package.Packaged, home: Path, predecessor: subprocess.Popen[bytes]
 ) -> Iterator[deploy.Deployment]:
-    yield deploy.run(packaged["tag"], home)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in LIMITS.items():
+            patch.setenv(f"INSTRUCTDIFFUSION_SERVING_{name}", value)
+        running = deploy.run(packaged["tag"], home, timeout=500)
+    yield running
     deploy.stop(home)
 
 

@@ -11,7 +11,7 @@ import pytest
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.task import Image
 from instructdiffusion.serving.schema import (
-    MAX_BYTES,
+    LIMITS,
     MAX_SIDE,
     EditResponse,
     Joint,
@@ -71,8 +71,8 @@ def test_a_size_out_of_range_is_refused_with_the_limit(size: tuple[int, int], li
 
 
 def test_too_many_bytes_are_refused_with_the_limit() -> None:
-    with pytest.raises(TooLarge, match=f"limit is {MAX_BYTES}"):
-        read_picture(b"x" * (MAX_BYTES + 1))
+    with pytest.raises(TooLarge, match=f"limit is {LIMITS.max_bytes}"):
+        read_picture(b"x" * (LIMITS.max_bytes + 1))
 
 
 def test_a_picture_cut_short_is_refused(picture: Image) -> None:

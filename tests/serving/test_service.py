@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
+import socket
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,13 +18,14 @@ import httpx
 import numpy as np
 import PIL.Image
 import pytest
+from pycocotools import mask as mask_api
 
 from instructdiffusion.components.deploy import Deployment
 from instructdiffusion.model.errors import DataError, ServiceError
 from instructdiffusion.model.task import Image
-from instructdiffusion.model.tasks import TASKS
+from instructdiffusion.model.tasks import TASKS, understand
 from instructdiffusion.serving.client import Client, Source
-from instructdiffusion.serving.schema import Joints, Region, png_of
+from instructdiffusion.serving.schema import Joints, Nothing, Region, png_of, read_picture
 
 STEPS = 2  # enough to tell one edit from another
 
@@ -52,13 +58,18 @@ def test_callers_at_the_same_time_do_not_disturb_each_other(client: Client, pict
 def test_a_keypoint_task_answers_with_joints(client: Client, picture: Image) -> None:
     answer = client.edit(picture, asking("keypoint"), task="keypoint", steps=STEPS)
     assert answer.task == "keypoint"
-    assert isinstance(answer.found, Joints)
+    assert isinstance(answer.found, Joints | Nothing)
+    assert answer.confidence is not None
 
 
 def test_a_segmentation_task_answers_with_a_mask_of_the_pictures_size(client: Client, picture: Image) -> None:
     answer = client.edit(picture, asking("segmentation"), task="segmentation", steps=STEPS)
     assert isinstance(answer.found, Region)
     assert answer.found.mask.pixels().shape == (48, 80)
+    left, top, right, bottom = answer.found.box
+    coco = mask_api.decode(mask_api.frPyObjects(answer.found.mask.model_dump(), 48, 80))
+    assert np.array_equal(coco.astype(bool), answer.found.mask.pixels())
+    assert coco[int(top) : int(bottom), int(left) : int(right)].sum() == coco.sum() > 0
 
 
 def asking(task: str) -> str:
@@ -86,7 +97,9 @@ REFUSED = {
     "no instruction": ({"instruction": ""}, "instruction: missing"),
     "a long instruction": ({"instruction": "x" * 501}, "instruction: .*at most 500 characters"),
     "an unknown task": ({"task": "zebra"}, "task: no task is named 'zebra'; there are .*keypoint"),
-    "too many steps": ({"steps": "101"}, "steps: .*less than or equal to 100, not '101'"),
+    "too many steps": ({"steps": "51"}, "steps: 51, the limit is 50"),
+    "far too many steps": ({"steps": "1001"}, "steps: .*less than or equal to 1000, not '1001'"),
+    "two over their limits": ({"steps": "51", "task": "zebra"}, "task: .*; steps: 51, the limit is 50"),
     "no step": ({"steps": "0"}, "steps: .*greater than or equal to 1"),
     "a negative seed": ({"seed": "-1"}, "seed: .*greater than or equal to 0"),
     "a word for a number": ({"text_guidance": "much"}, "text_guidance: .*valid number"),
@@ -113,8 +126,9 @@ def bomb() -> bytes:
 PICTURES = {
     "text": (b"hello", 400, "image: not a picture that can be read; send PNG, JPEG, WEBP"),
     "nothing": (b"", 400, "image: "),
-    "a bomb": (bomb(), 413, "image: .*16777216 pixels, the limit"),
-    "many bytes": (b"x" * (17 * 2**20), 413, "image: .*bytes, the limit is 16842752"),
+    "a bomb": (bomb(), 413, "image: .*400000000 pixels, the limit is 1000000"),
+    "many bytes": (b"x" * (17 * 2**20), 413, "image: 17825792 bytes, the limit is 16777216"),
+    "far too many bytes": (b"x" * (23 * 2**20), 413, "image: a request of .*bytes, the limit is 22435157"),
 }
 
 
@@ -126,22 +140,91 @@ def test_a_wrong_picture_is_refused_in_one_line(deployment: Deployment, data: by
 def test_a_body_that_hides_its_length_meets_the_same_limit(deployment: Deployment) -> None:
     def chunks() -> Any:
         yield b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
-        for _ in range(17):
+        for _ in range(23):
             yield bytes(2**20)
         yield b"\r\n--b--\r\n"
 
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     answer = httpx.post(f"{deployment.address}/edit", content=chunks(), headers=headers)
-    assert_refused(answer, 413, "image: the limit of a request is 16842752 bytes")
+    assert_refused(answer, 413, "image: the limit of a request is 22435157 bytes")
 
 
 def test_a_missing_picture_is_named(deployment: Deployment) -> None:
     assert_refused(httpx.post(f"{deployment.address}/edit", data=FORM), 400, "image: missing")
 
 
-def test_the_service_fetches_no_address(deployment: Deployment) -> None:
-    answer = httpx.post(f"{deployment.address}/edit", data=FORM | {"image": f"{deployment.address}/metrics"})
-    assert_refused(answer, 400, "image: not a file; .*neither its name nor its address")
+ADDRESSES = ["http://127.0.0.1:9/photo.png", "file:///etc/hostname", "photo.png"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_the_service_fetches_no_address(deployment: Deployment, address: str) -> None:
+    line = "image: send the picture itself.*neither its name nor its address"
+    assert_refused(httpx.post(f"{deployment.address}/edit", data=FORM | {"image": address}), 400, line)
+    assert_refused(httpx.post(f"{deployment.address}/edit", json=FORM | {"image": address}), 400, line)
+
+
+def test_json_and_a_form_ask_for_the_same_edit(deployment: Deployment, picture: Image) -> None:
+    fields: dict[str, Any] = FORM | {"steps": STEPS, "seed": 5}
+    data = base64.b64encode(png_of(picture)).decode()
+    answers = [post(deployment, {k: str(v) for k, v in fields.items()}, png_of(picture))]
+    for image in (data, {"b64": data}, f"data:image/png;base64,{data}"):
+        answers.append(httpx.post(f"{deployment.address}/edit", json=fields | {"image": image}, timeout=60))
+    assert len({answer.json()["picture"] for answer in answers}) == 1
+    assert {answer.headers["X-Model-Version"] for answer in answers} == {"7"}
+
+
+BODIES = {
+    "no json": (b"{", "application/json", 400, "request: invalid JSON"),
+    "a list": (b"[]", "application/json", 400, "request: .*object"),
+    "another type": (b"<edit/>", "text/xml", 415, "/edit: can't read text/xml; send multipart/form-data or app"),
+    "a torn form": (b"--c", "multipart/form-data; boundary=b", 400, "/edit: "),
+}
+
+
+@pytest.mark.parametrize(("body", "kind", "status", "line"), BODIES.values(), ids=list(BODIES))
+def test_a_body_that_can_not_be_read_is_refused(
+    deployment: Deployment, body: bytes, kind: str, status: int, line: str
+) -> None:
+    answer = httpx.post(f"{deployment.address}/edit", content=body, headers={"Content-Type": kind})
+    assert_refused(answer, status, line)
+
+
+def test_beyond_its_queue_the_service_says_when_to_come_again(deployment: Deployment, picture: Image) -> None:
+    """Four requests whose body is still on its way take all the places."""
+    address = httpx.URL(deployment.address)
+    head = f"POST /edit HTTP/1.1\r\nHost: {address.host}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(4):
+            waiting = stack.enter_context(socket.create_connection((address.host, address.port)))
+            waiting.sendall(head.encode())
+        answer = eventually(lambda: post(deployment, FORM, b"x"), 429)
+        assert_refused(answer, 429, r"4 requests wait, the limit is 4; retry in \d+ s")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert httpx.get(f"{deployment.address}/readyz").status_code == 200
+    assert eventually(lambda: post(deployment, FORM | {"steps": "1"}, png_of(picture)), 200).json()["picture"]
+
+
+def eventually(call: Callable[[], httpx.Response], status: int) -> httpx.Response:
+    """Call until the answer has this status: a connection is noticed, or given up, a moment later."""
+    for _ in range(100):
+        if (answer := call()).status_code == status:
+            return answer
+        time.sleep(0.1)
+    return answer
+
+
+def test_the_metrics_count_edits_and_refusals(deployment: Deployment, client: Client, picture: Image) -> None:
+    def count(line: str) -> float:
+        text = httpx.get(f"{deployment.address}/metrics").text
+        return sum(float(row.rsplit(" ", 1)[1]) for row in text.splitlines() if row.startswith(line))
+
+    edits, refused = 'instructdiffusion_edits_total{task="remove"}', 'instructdiffusion_refused_total{reason="invalid"}'
+    before = count(edits), count(refused)
+    client.edit(picture, "Remove the red ball.", steps=1)
+    post(deployment, FORM | {"steps": "0"}, png_of(picture))
+    assert (count(edits), count(refused)) == (before[0] + 1, before[1] + 1)
+    assert count('instructdiffusion_edit_seconds_count{task="remove"}') == before[0] + 1
+    assert count("bentoml_service_request_total") > 0
 
 
 def post(deployment: Deployment, fields: dict[str, str], picture: bytes) -> httpx.Response:
@@ -178,7 +261,27 @@ def test_the_client_says_when_nothing_answers() -> None:
             client.tasks()
 
 
-def test_the_description_shows_the_route_and_its_limits(deployment: Deployment) -> None:
-    described = httpx.get(deployment.address, follow_redirects=True).json()
-    assert "/edit" in described["paths"]
-    assert described["components"]["schemas"]["EditForm"]["properties"]["seed"]["maximum"] == 2**32 - 1
+def test_every_example_in_the_description_is_answered(deployment: Deployment) -> None:
+    described = httpx.get(f"{deployment.address}/docs.json").json()
+    bodies = {p: r["post"]["requestBody"]["content"] for p, r in described["paths"].items() if "post" in r}
+    assert set(bodies) == {"/edit", "/v1/models/{name}:predict", "/v2/models/{name}/infer"}
+    assert "multipart/form-data" in bodies["/edit"]
+    for path, content in bodies.items():
+        body = content["application/json"]
+        example = body.get("example") or body["schema"].get("examples", [None])[0]
+        url = f"{deployment.address}{path.replace('{name}', 'instructdiffusion')}"
+        assert httpx.post(url, json=example, timeout=120).status_code == 200, path
+
+
+def test_every_task_has_examples_with_pictures(deployment: Deployment, client: Client) -> None:
+    for task, about in client.tasks().items():
+        for example in about["examples"]:
+            assert (heard := understand(example["instruction"])), example
+            assert heard.task == task
+        picture = httpx.get(f"{deployment.address}/{about['examples'][0]['image']}")
+        assert read_picture(picture.content).shape == (256, 256, 3)
+
+
+@pytest.mark.parametrize("path", ["examples/zebra/0.png", "examples/remove/99.png"])
+def test_an_example_that_is_not_there_is_refused(deployment: Deployment, path: str) -> None:
+    assert_refused(httpx.get(f"{deployment.address}/{path}"), 400, "no example")

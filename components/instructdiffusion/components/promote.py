@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
+from instructdiffusion.components import version_page
 from instructdiffusion.components.gate import PAGE, VERDICT, Verdict, read
-from instructdiffusion.components.registry import CHALLENGER, CHAMPION, DIGEST, PREVIOUS, Registry, Version
+from instructdiffusion.components.registry import (
+    CHALLENGER,
+    CHAMPION,
+    DIGEST,
+    EVALUATION,
+    PREVIOUS,
+    Registry,
+    Version,
+)
+from instructdiffusion.components.step import data_digest
 from instructdiffusion.components.tracking import TrackedRun, explained
+from instructdiffusion.components.version_page import Data, Facts
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of
 
@@ -38,8 +52,9 @@ def run(
     *,
     registry: Registry,
     tracked: TrackedRun,
+    data: Mapping[str, Path] | None = None,
 ) -> Promoted:
-    """Register a model with its evaluation and verdict; a challenger that passed becomes the champion.
+    """Register a model with all that a lead decides by; a challenger that passed becomes the champion.
 
     So does the champion that the verdict defended, where the registry has none yet. The same content is registered
     once, and a repeat changes nothing. The champion before is kept as `previous`, for `registry.rollback()`. A
@@ -48,10 +63,11 @@ def run(
     Args:
         model: folder of the verdict's challenger, or of its champion.
         source: where the registry finds it: `s3://bucket/name`, or `runs:/RUN/folder`.
-        evaluation: folder or file of its evaluation.
+        evaluation: folder of its evaluation and contact sheets, or the file alone.
         verdict: folder that the gate step wrote.
         registry: of which model.
         tracked: the run that gets the artifacts, if the version is new.
+        data: folders of data sets by name, whose manifests are kept with the version.
 
     Raises:
         DataError: evaluation, verdict and model don't belong together, or the champion is another by now.
@@ -62,8 +78,8 @@ def run(
     reason = refusal(judged, digest, registry.at(CHAMPION))
     tags = {"gate": _gate(judged, digest), "gate_reasons": judged.reason[:TAG_LIMIT]}
     version = registry.register(source, digest=digest, run_id=tracked.run_id, tags=tags)
-    registry.put_evaluation(version.number, found)
-    _keep(registry, version, tags, verdict)
+    registry.tag(version.number, tags)  # it may have been registered before, and judged again
+    _document(registry, version, tags, evaluation, data or {}, judged, verdict)
     if digest == judged.challenger:
         registry.set_alias(CHALLENGER, version.number)
     if not reason and CHAMPION not in version.aliases and "rolled_back_at" in version.tags:
@@ -73,13 +89,21 @@ def run(
     return _state(registry, version.number, reason)
 
 
-def seat(model: Path, source: str, evaluation: Path, *, registry: Registry, tracked: TrackedRun) -> str:
+def seat(
+    model: Path,
+    source: str,
+    evaluation: Path,
+    *,
+    registry: Registry,
+    tracked: TrackedRun,
+    data: Mapping[str, Path] | None = None,
+) -> str:
     """Make a model the first champion; where there is one already nothing changes. Returns the champion's version.
 
     The first needs no verdict: there is nothing yet that it could make worse, and something has to serve.
 
     Args:
-        model, source, evaluation, registry, tracked: as for `run`.
+        model, source, evaluation, registry, tracked, data: as for `run`.
 
     Raises:
         DataError: the evaluation is of another model.
@@ -92,7 +116,7 @@ def seat(model: Path, source: str, evaluation: Path, *, registry: Registry, trac
         raise DataError(f"the evaluation is of {found['model']}, not of {model} ({digest}); evaluate this model")
     tags = {"gate": FIRST, "gate_reasons": "the first champion: there was none to compare with"}
     version = registry.register(source, digest=digest, run_id=tracked.run_id, tags=tags)
-    registry.put_evaluation(version.number, found)
+    _document(registry, version, tags, evaluation, data or {})
     registry.promote(version.number)
     return version.number
 
@@ -143,16 +167,72 @@ def _gate(judged: Verdict, digest: str) -> str:
     return SURPASSED if judged.passed else DEFENDED
 
 
-def _keep(registry: Registry, version: Version, tags: dict[str, str], verdict: Path) -> None:
-    """Keep the verdict with the version: a version that was registered before may have been judged again."""
-    folder = f"verdicts/version-{version.number}"
+def _document(
+    registry: Registry,
+    version: Version,
+    tags: Mapping[str, str],
+    evaluation: Path,
+    data: Mapping[str, Path],
+    judged: Verdict | None = None,
+    verdict: Path | None = None,
+) -> None:
+    """Keep scores, pictures, manifests and verdict beside the version, and write the page that shows them."""
+    found = read(evaluation)
+    registry.put_evaluation(version.number, found)
+    sheets = sorted(evaluation.glob("*.png"))  # none where it is the file alone
+    files = [("", path) for path in sheets]
+    files += [("", verdict / name) for name in (VERDICT, PAGE) if verdict and (verdict / name).is_file()]
+    files += [(f"data/{name}", folder / "manifest.json") for name, folder in sorted(data.items())]
+    with tempfile.TemporaryDirectory() as own:
+        files += [("", _small(path, Path(own))) for path in sheets if path.name == version_page.SHEET]
+        for folder, path in files:
+            registry.keep(version.number, path, folder)
     with explained(registry.uri):
-        for key, value in tags.items():
-            if version.tags.get(key, "") != value:
-                registry.client.set_model_version_tag(registry.model, version.number, key, value)
-        for name in (VERDICT, PAGE):
-            if (verdict / name).is_file():
-                registry.client.log_artifact(version.run_id, str(verdict / name), folder)
+        run = registry.client.get_run(version.run_id)
+    facts = Facts(
+        number=version.number,
+        run_id=version.run_id,
+        experiment=str(run.info.experiment_id),
+        gate=tags["gate"],
+        reason=tags["gate_reasons"],
+        evaluation=found,
+        verdict=judged,
+        champion=_number(registry, judged.champion) if judged else "",
+        data=_data(run, data, str(found["data"])),
+        files=[EVALUATION, *(f"{folder}/{path.name}".lstrip("/") for folder, path in files)],
+    )
+    registry.describe(version.number, version_page.page(facts, version.description))
+
+
+def _small(sheet: Path, folder: Path) -> Path:
+    """A copy of a contact sheet that is no wider than the page has room for."""
+    from PIL import Image
+
+    with Image.open(sheet) as picture:
+        picture.thumbnail((version_page.WIDTH, picture.height))
+        picture.save(folder / version_page.SHOWN)
+    return folder / version_page.SHOWN
+
+
+def _number(registry: Registry, digest: str) -> str:
+    """The version that holds a digest; empty where none does."""
+    return next((v.number for v in registry.versions() if digest and v.tags.get(DIGEST) == digest), "")
+
+
+def _data(run: Any, folders: Mapping[str, Path], scored_on: str) -> list[Data]:
+    """The data sets that a run says it used, and those whose manifests are kept with the version."""
+    found = {}
+    for used in run.inputs.dataset_inputs:
+        profile = json.loads(used.dataset.profile or "{}")
+        use = next((tag.value for tag in used.tags if tag.key == "mlflow.data.context"), "")
+        if digest := profile.get("digest", ""):
+            found[digest] = Data(used.dataset.name, use, digest, sum(profile.get("counts", {}).values()))
+    for name, folder in folders.items():
+        digest, manifest = data_digest(folder), json.loads((folder / "manifest.json").read_text())
+        use = "evaluation" if digest == scored_on else "training"
+        known = found.get(digest, Data(name, use, digest, sum(manifest["counts"].values())))
+        found[digest] = replace(known, licences=tuple(manifest["licences"]))
+    return list(found.values())
 
 
 def _state(registry: Registry, number: str, reason: str) -> Promoted:

@@ -21,6 +21,7 @@ from instructdiffusion.model.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+EVALUATION = "evaluation.json"
 DIGEST = "digest"  # version tag: `sha256:...` of the weights, by which a retry finds what the first try made
 
 
@@ -33,6 +34,7 @@ class Version:
     run_id: str
     tags: Mapping[str, str]
     aliases: tuple[str, ...]
+    description: str = ""  # Markdown
 
 
 class Registry:
@@ -114,13 +116,20 @@ class Registry:
         """Make a version the champion; the one before becomes `previous`. A repeat changes nothing.
 
         The order matters: interrupted in between, the old champion serves on and a repeat finishes the work.
+
+        Raises:
+            ConfigError: there is no such version.
         """
+        known = [version.number for version in self.versions()]
+        if number not in known:
+            there = ", ".join(known) or "none"
+            raise ConfigError(f"{self.model} has no version {number}; name one that is registered ({there})")
         old = self.at(CHAMPION)
         if old is not None and old.number == number:
             return old
         if old is not None:
             self.set_alias(PREVIOUS, old.number)
-        self._tag(number, promoted_at=_now(), replaces=old.number if old else "")
+        self.tag(number, {"promoted_at": now(), "replaces": old.number if old else ""})
         self.set_alias(CHAMPION, number)
         return self.version(number)
 
@@ -134,33 +143,58 @@ class Registry:
         if previous is None:
             raise ConfigError(f"{self.model} has no previous version to return to; promote a version instead")
         if current is not None:
-            self._tag(current.number, rolled_back_at=_now())
+            self.tag(current.number, {"rolled_back_at": now()})
         self.set_alias(CHAMPION, previous.number)
         with explained(self.uri):
             self.client.delete_registered_model_alias(self.model, PREVIOUS)
         return self.version(previous.number)
 
-    def put_evaluation(self, number: str, evaluation: Mapping[str, Any]) -> None:
-        """Keep a version's evaluation (JSON) with the run that made it."""
+    def tag(self, number: str, tags: Mapping[str, str | None]) -> None:
+        """Set a version's tags, one after the other in this order; None removes one."""
+        with explained(self.uri):
+            for key, value in tags.items():
+                if value is None:
+                    self._untag(number, key)
+                else:
+                    self.client.set_model_version_tag(self.model, number, key, value)
+
+    def describe(self, number: str, text: str) -> None:
+        """Set what the registry's page of a version shows, Markdown of at most 5000 characters."""
+        with explained(self.uri):
+            self.client.update_model_version(self.model, number, text)
+
+    def keep(self, number: str, path: Path, folder: str = "") -> None:
+        """Keep a file beside a version: an artifact of the run that made it, in `version-NUMBER/` or a folder there."""
         version = self.version(number)
         with explained(self.uri):
-            self.client.log_dict(version.run_id, dict(evaluation), _evaluation(number))
+            self.client.log_artifact(version.run_id, str(path), f"{kept(number)}/{folder}".rstrip("/"))
+
+    def put_evaluation(self, number: str, evaluation: Mapping[str, Any]) -> None:
+        """Keep a version's evaluation (JSON) beside it."""
+        version = self.version(number)
+        with explained(self.uri):
+            self.client.log_dict(version.run_id, dict(evaluation), f"{kept(number)}/{EVALUATION}")
 
     def evaluation(self, number: str) -> dict[str, Any]:
         """The evaluation of a version; DataError if it has none or it can't be read."""
         version = self.version(number)
-        with explained(self.uri):
-            names = {item.path for item in self.client.list_artifacts(version.run_id, "evaluations")}
-        if _evaluation(number) not in names:
+        path_in_run = f"{kept(number)}/{EVALUATION}"
+        if path_in_run not in self._kept(version):
             raise DataError(f"version {number} of {self.model} has no evaluation; evaluate it first")
         with tempfile.TemporaryDirectory() as folder, explained(self.uri):
-            path = self.client.download_artifacts(version.run_id, _evaluation(number), folder)
+            path = self.client.download_artifacts(version.run_id, path_in_run, folder)
             text = Path(path).read_text()
         try:
             content = json.loads(text)
         except ValueError as error:
             raise DataError(f"the evaluation of version {number} is not JSON; evaluate it again") from error
         return dict(content)
+
+    def _kept(self, version: Version) -> set[str]:
+        if not version.run_id:  # registered by hand
+            return set()
+        with explained(self.uri):
+            return {item.path for item in self.client.list_artifacts(version.run_id, kept(version.number))}
 
     def _ensure_model(self) -> None:
         from mlflow.exceptions import RestException
@@ -171,10 +205,14 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _tag(self, number: str, **tags: str) -> None:
-        with explained(self.uri):
-            for key, value in tags.items():
-                self.client.set_model_version_tag(self.model, number, key, value)
+    def _untag(self, number: str, key: str) -> None:
+        from mlflow.exceptions import RestException
+
+        try:
+            self.client.delete_model_version_tag(self.model, number, key)
+        except RestException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
 
 def _version(found: Any) -> Version:
@@ -184,12 +222,15 @@ def _version(found: Any) -> Version:
         run_id=str(found.run_id or ""),
         tags=dict(found.tags),
         aliases=tuple(sorted(found.aliases)),
+        description=str(found.description or ""),
     )
 
 
-def _evaluation(number: str) -> str:
-    return f"evaluations/version-{number}.json"
+def kept(number: str) -> str:
+    """The folder of what is kept beside a version, among the artifacts of its run."""
+    return f"version-{number}"
 
 
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, to the second, as tags hold it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

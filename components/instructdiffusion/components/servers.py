@@ -77,7 +77,7 @@ def seaweed(directory: Path, port: int = 0, *, waiting: Waiting | None = None) -
         "INSTRUCTDIFFUSION_STORE_SECURE": "false",
     }
     try:
-        with _served(process, f"http://{LOOPBACK}:{port}", "/healthz", known, waiting) as server:
+        with served(process, f"http://{LOOPBACK}:{port}", "/healthz", known, waiting) as server:
             yield server
     finally:
         _remove_sockets(ports)
@@ -125,14 +125,15 @@ def mlflow_server(directory: Path, port: int = 0, *, waiting: Waiting | None = N
         lock=directory / ".lock",
     )
     address = f"http://{LOOPBACK}:{port}"
-    with _served(process, address, "/health", {"MLFLOW_TRACKING_URI": address}, waiting) as server:
+    with served(process, address, "/health", {"MLFLOW_TRACKING_URI": address}, waiting) as server:
         yield server
 
 
 @contextmanager
-def _served(
+def served(
     process: Process, address: str, health: str, environment: Mapping[str, str], waiting: Waiting | None
 ) -> Iterator[Server]:
+    """A server's process within the block, from the time its health page answers."""
     with process:
         seconds = process.wait_healthy(lambda: _answers(address + health), timeout=START, waiting=waiting)
         yield Server(address, process, dict(environment), seconds)

@@ -6,6 +6,7 @@ The chart's ConfigMap and Secret set the same names: a step reads its settings a
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
@@ -16,11 +17,31 @@ from instructdiffusion.model.errors import ConfigError
 
 PREFIX = "INSTRUCTDIFFUSION_"
 STANDARD = {"tracking_uri": "MLFLOW_TRACKING_URI"}  # a name MLflow's own tools read too
-Need = Literal["store", "tracking"]
+Need = Literal["store", "tracking", "label"]
 NEEDED: dict[Need, tuple[str, ...]] = {
     "store": ("store_endpoint", "store_access_key", "store_secret_key"),
     "tracking": ("tracking_uri",),
+    "label": ("label_url", "label_token"),
 }
+
+
+class Training(BaseModel):
+    """What a training on a cluster asks for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str = Field("", description="Image of a training node; empty: the runtime's.")
+    runtime: str = Field("instructdiffusion-torch", min_length=1, description="TrainingRuntime that the job names.")
+    nodes: int = Field(1, ge=1, le=1024, description="Nodes, each a pod.")
+    processes: int = Field(2, ge=1, le=64, description="Processes on each node: one per GPU.")
+    resources: dict[str, str] = Field(
+        default_factory=dict,
+        description='What a node asks for, as {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "2"}.',
+    )
+    tolerations: tuple[dict[str, Any], ...] = Field((), description="Taints that nodes may have, as in a pod.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that nodes must have.")
+    queue: str = Field("", description="Kueue queue; empty: the job starts at once.")
+    namespace: str = Field("", description="Namespace of the job; empty: that of the step's pod.")
 
 
 class Settings(BaseModel):
@@ -44,9 +65,33 @@ class Settings(BaseModel):
         pattern=r"^[^/:]+$",
         description="Name in the model registry; no slash, no colon.",
     )
+    label_url: str = Field("", description="Label Studio, as http(s)://host:port; empty: none.")
+    label_token: SecretStr = Field(SecretStr(""), description="Access token of an account of Label Studio.")
     store_port: int = Field(0, ge=0, le=65535, description="Port of the local object store; 0: any free one.")
     tracking_port: int = Field(0, ge=0, le=65535, description="Port of the local MLflow server; 0: any free one.")
+    label_port: int = Field(0, ge=0, le=65535, description="Port of the local Label Studio; 0: any free one.")
     serving_port: int = Field(0, ge=0, le=65535, description="Port of the local service; 0: any free one.")
+
+    backend: Literal["local", "cluster"] = Field(
+        "local", description="Where trainings and services run: local (this machine) or cluster (Kubernetes)."
+    )
+    training: Training = Field(
+        default_factory=Training, description="What a training on a cluster asks for, as JSON; see docs/kubeflow.md."
+    )
+    pipelines_host: str = Field("", description="Kubeflow Pipelines, as http(s)://host:port; empty: none.")
+    pipelines_token: SecretStr = Field(SecretStr(""), description="Token for Kubeflow Pipelines; empty: none.")
+    run_id: str = Field("", description="Id of the pipeline's run that a step belongs to; empty: none.")
+    records: str = Field("", description="Folder of what steps record for their run's summary; empty: none.")
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('write JSON, as in {"nodes": 2}') from None
 
     @field_validator("store_endpoint")
     @classmethod
@@ -56,11 +101,11 @@ class Settings(BaseModel):
             raise ValueError("write host:port without a scheme, as in 127.0.0.1:9000")
         return value
 
-    @field_validator("tracking_uri")
+    @field_validator("tracking_uri", "pipelines_host", "label_url")
     @classmethod
     def _is_http(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):
-            raise ValueError("write the address of an MLflow server, as in http://127.0.0.1:5000")
+            raise ValueError("write the address of a server, as in http://127.0.0.1:5000")
         return value.rstrip("/")
 
     @classmethod
@@ -97,9 +142,7 @@ class Settings(BaseModel):
         """The variables that give these settings to a child process. Holds the secret: never print it."""
         values: dict[str, str] = {}
         for field, name in NAMES.items():
-            value = getattr(self, field)
-            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            if text:
+            if text := _text(getattr(self, field)):
                 values[name] = text
         return values
 
@@ -108,9 +151,16 @@ class Settings(BaseModel):
 NAMES: dict[str, str] = {f: STANDARD.get(f, PREFIX + f.upper()) for f in Settings.model_fields}
 
 
+def _text(value: Any) -> str:
+    """A setting as a variable's text."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return value.model_dump_json(exclude_defaults=True) if isinstance(value, BaseModel) else str(value)
+
+
 def _problem(detail: Any) -> str:
-    field = str(detail["loc"][0])
-    reason = detail["msg"].removeprefix("Value error, ")
+    field, *inner = map(str, detail["loc"])
+    reason = ": ".join([*([".".join(inner)] if inner else []), detail["msg"].removeprefix("Value error, ")])
     return f"{NAMES[field]} is wrong ({reason}): {Settings.meaning(field)}"
 
 

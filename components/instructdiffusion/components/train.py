@@ -1,4 +1,4 @@
-"""Step: train under torchrun, started from a TrainJob object as on a cluster.
+"""Step: train under torchrun from a TrainJob object, started here or by a cluster.
 
 The training tells its progress as JSON lines on rank 0's standard output:
 
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from instructdiffusion.components.launcher import launch
+from instructdiffusion.components import cluster, launcher
+from instructdiffusion.components.settings import Settings, Training
 from instructdiffusion.components.step import data_digest, model_digest, read_mark
 from instructdiffusion.components.trainjob import FromSecret, train_job
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.files import atomic_directory, digest_of, write_atomic
 
 if TYPE_CHECKING:
     from instructdiffusion.model.report import Reporter
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 DONE = "DONE"  # written last: what the training was made from, and the digest of what it made
 INPUTS = "inputs.json"  # written first: a folder is resumed only by the training that began it
-IMAGE = "instructdiffusion-train:local"  # means nothing on one machine
+COPIES = "inputs"  # where nodes of a cluster find data and model: on the volume that they share with this step
 
 
 def run(
@@ -43,15 +44,17 @@ def run(
     *,
     model: Path | None = None,
     name: str = "train",
-    nodes: int = 1,
-    processes_per_node: int = 2,
+    nodes: int | None = None,
+    processes_per_node: int | None = None,
     env: Mapping[str, str | FromSecret] | None = None,
+    settings: Settings | None = None,
     report: Reporter | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> Path:
     """Train and return the folder of the finished weights; what is finished is not trained again.
 
-    A training that was cut off goes on. Another run, data, start or number of ranks begins anew in `out`.
+    A training that was cut off goes on. Another run, data, start or number of ranks begins anew in `out`. The
+    settings say whether the TrainJob is started here or by a cluster; `out` is then on a volume that its nodes share.
 
     Args:
         recipe: the run's configuration (`instructdiffusion.model.config.Run`).
@@ -59,8 +62,9 @@ def run(
         out: the training's folder: `run.json`, `job.json`, `logs/`, checkpoints, the weights, `DONE`.
         model: folder of the model to start from; None: the embedded base.
         name: of the job.
-        nodes, processes_per_node: how many torchrun nodes, and ranks in each.
+        nodes, processes_per_node: how many torchrun nodes, and ranks in each; None: as the settings say.
         env: variables of the training.
+        settings: where and on what to train; None: those of the environment.
         report: gets progress, metrics and pictures as they come.
         on_line: gets the other lines of rank 0.
 
@@ -68,30 +72,33 @@ def run(
         ServiceError: a rank failed; the same call resumes from the last checkpoint.
         DataError: the training ended without weights; data or model are not there.
     """
+    settings = settings or Settings.from_environment(needs=())
+    asked = settings.training
+    nodes, processes = nodes or asked.nodes, processes_per_node or asked.processes
     config = recipe.model_dump_json(indent=1)
     inputs = {
         "run": "sha256:" + hashlib.sha256(config.encode()).hexdigest(),
         "data": data_digest(data),
         "model": model_digest(model),
-        "world": nodes * processes_per_node,
+        "world": nodes * processes,
     }
     if _is_done(out, inputs):
         log.info("%s is trained already", out)
         return finished(out)
     _begin(out, inputs)
     write_atomic(out / "run.json", config)
-    job = train_job(
-        job_name(name, inputs),
-        _command(out, data, model),
-        nodes=nodes,
-        processes_per_node=processes_per_node,
-        image=IMAGE,
-        env=env,
-    )
+    remote = settings.backend == "cluster"
+    here = _shared(out, data, model) if remote else (data, model)
+    job = _job(job_name(name, inputs), _command(out, *here), nodes, processes, env, asked)
     write_atomic(out / "job.json", json.dumps(job, indent=1))
-    launch(job, logs=out / "logs", on_line=on_line, on_event=None if report is None else relay(report))
+    hears: Any = {"logs": out / "logs", "on_line": on_line, "on_event": None if report is None else relay(report)}
+    if remote:
+        cluster.launch(job, namespace=asked.namespace, made=lambda: (out / "training.json").is_file(), **hears)
+    else:
+        launcher.launch(job, **hears)
     weights = finished(out)
     write_atomic(out / DONE, json.dumps({"inputs": inputs, "digest": digest_of(weights)}, indent=1))
+    shutil.rmtree(out / COPIES, ignore_errors=True)
     return weights
 
 
@@ -125,6 +132,42 @@ def job_name(name: str, inputs: Mapping[str, Any]) -> str:
     short = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:10]
     return f"{short if short[:1].isalpha() else 'train'}-{digest}"
+
+
+def _job(
+    name: str,
+    command: list[str],
+    nodes: int,
+    processes: int,
+    env: Mapping[str, str | FromSecret] | None,
+    asked: Training,
+) -> dict[str, Any]:
+    return train_job(
+        name,
+        command,
+        nodes=nodes,
+        processes_per_node=processes,
+        image=asked.image,
+        env=env,
+        resources=asked.resources,
+        runtime=asked.runtime,
+        queue=asked.queue,
+        tolerations=asked.tolerations,
+        node_selector=asked.node_selector,
+    )
+
+
+def _shared(out: Path, data: Path, model: Path | None) -> tuple[Path, Path | None]:
+    """Copies of data and model under `out`: where they are, only this step's pod can read them."""
+
+    def copied(folder: Path, name: str) -> Path:
+        target = out / COPIES / name
+        if not target.is_dir():  # whole or not there
+            with atomic_directory(target) as new:
+                shutil.copytree(folder, new, dirs_exist_ok=True)
+        return target
+
+    return copied(data, "data"), None if model is None else copied(model, "model")
 
 
 def _command(out: Path, data: Path, model: Path | None) -> list[str]:

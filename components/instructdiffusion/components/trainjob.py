@@ -41,6 +41,8 @@ def train_job(
     runtime: str = RUNTIME,
     labels: Mapping[str, str] | None = None,
     queue: str = "",
+    tolerations: Sequence[Mapping[str, Any]] = (),
+    node_selector: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """A TrainJob that runs `command` once in every process, under torchrun.
 
@@ -48,12 +50,13 @@ def train_job(
         name: at most 63 lower-case letters, digits and hyphens, starting with a letter.
         command: `python -m MODULE ...` or `python SCRIPT ...`, as one would start it alone.
         nodes, processes_per_node: how many of each, at least one.
-        image: container image of a training node.
+        image: container image of a training node; empty: the runtime's.
         env: variables of the training process; secrets as `FromSecret`.
         resources: what one node asks for and may use: {"cpu": 8, "memory": "32Gi", "nvidia.com/gpu": 2}.
         runtime: name of the TrainingRuntime in the job's namespace.
         labels: labels of the job.
         queue: Kueue queue; empty: none, the job starts at once.
+        tolerations, node_selector: of the nodes' pods, as Kubernetes writes them.
 
     Raises:
         ConfigError: a value is wrong; the message names it.
@@ -65,7 +68,7 @@ def train_job(
     if taken := RESERVED & set(env or {}):
         raise ConfigError(f"{', '.join(sorted(taken))}: the operator sets this; leave it out of the job's environment")
     trainer: dict[str, Any] = {
-        "image": image,
+        **({"image": image} if image else {}),
         "command": list(TORCHRUN),
         "args": _after_python(command),
         "numNodes": nodes,
@@ -83,60 +86,17 @@ def train_job(
     }
     if queue:
         spec["suspend"] = True  # Kueue lets it start
+    if placement := {k: v for k, v in (("tolerations", list(tolerations)), ("nodeSelector", node_selector)) if v}:
+        spec["runtimePatches"] = [_placed(placement)]
     metadata = {"name": name, "labels": {**PACKAGE, **(labels or {}), **queued}}
     return {"apiVersion": API, "kind": "TrainJob", "metadata": metadata, "spec": spec}
 
 
-def training_runtime(
-    image: str,
-    *,
-    name: str = RUNTIME,
-    claim: str = "",
-    mount: str = "/work",
-    shared_memory: str = "8Gi",
-    labels: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """The namespaced TrainingRuntime for torchrun with DeepSpeed.
-
-    Args:
-        image: default image of a node; a TrainJob names its own.
-        name: what TrainJobs refer to.
-        claim: PersistentVolumeClaim for data and checkpoints, mounted by every node; empty: none.
-        mount: where it is mounted.
-        shared_memory: size of /dev/shm, which data loaders and NCCL need larger than the default of 64 MiB.
-        labels: labels of the runtime.
-    """
-    volumes: list[dict[str, Any]] = [
-        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}}
-    ]
-    mounts = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
-    if claim:
-        volumes.append({"name": "work", "persistentVolumeClaim": {"claimName": claim}})
-        mounts.append({"name": "work", "mountPath": mount})
-    container: dict[str, Any] = {
-        "name": NODE,
-        "image": image,
-        "command": list(TORCHRUN),
-        "volumeMounts": mounts,
-    }
-    container["env"] = [{"name": "PYTHONUNBUFFERED", "value": "1"}]  # a pod's log is read while it grows
-    container["securityContext"] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    pod = {"containers": [container], "volumes": volumes, "restartPolicy": "Never"}
-    job = {
-        "name": NODE,
-        "template": {
-            "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
-            "spec": {"backoffLimit": 0, "template": {"spec": pod}},
-        },
-    }
-    framework = {"trainer.kubeflow.org/framework": "torch"}  # the SDK lists only runtimes that name one
-    marked = {**PACKAGE, **framework, **(labels or {})}
-    return {
-        "apiVersion": API,
-        "kind": "TrainingRuntime",
-        "metadata": {"name": name, "labels": marked},
-        "spec": {"mlPolicy": {"numNodes": 1, "torch": {}}, "template": {"spec": {"replicatedJobs": [job]}}},
-    }
+def _placed(placement: Mapping[str, Any]) -> dict[str, Any]:
+    """A patch of the runtime that says where its pods run; each party that patches names itself."""
+    job = {"name": NODE, "template": {"spec": {"template": {"spec": dict(placement)}}}}
+    runtime = {"template": {"spec": {"replicatedJobs": [job]}}}
+    return {"manager": "instructdiffusion.io/pipelines", "trainingRuntimeSpec": runtime}
 
 
 def _after_python(command: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from instructdiffusion.model.files import write_atomic
 Kind = Literal["person", "reference"]
 REFERENCE = "reference annotator"  # ranks by the measured truth
 RANDOM = "random annotator"  # the control: ranks by lot
-PROGRAMS = frozenset({REFERENCE, RANDOM})
+PROGRAMS = (REFERENCE, RANDOM)  # a program of several accounts has a number after its name
 FILE = "rankings.jsonl"
 
 
@@ -60,7 +60,7 @@ class Ranking(BaseModel):
             raise ValueError("an edit is ranked twice")
         if self.shown and (unknown := {*self.edits, *self.defects}.difference(self.shown)):
             raise ValueError(f"edit {min(unknown)} was not shown")
-        if (self.annotator.casefold() in PROGRAMS) != (self.kind == "reference"):
+        if self.annotator.casefold().startswith(PROGRAMS) != (self.kind == "reference"):
             raise ValueError(f"{self.annotator!r} can't be of kind {self.kind}: programs never count as people")
         return self
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from instructdiffusion.model.errors import DataError
 
 
-def write_atomic(path: Path, content: bytes | str, *, sync: bool = True) -> Path:
+def write_atomic(path: Path, content: bytes | str, *, sync: bool = True, mode: int = 0o644) -> Path:
     """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
 
     Args:
         sync: wait until the disk has it; False where a file written later vouches for this one.
+        mode: who may read it; 0o600 for secrets.
 
     Raises:
         DataError: the disk is full or the folder can't be written; the old file is untouched.
@@ -31,7 +32,7 @@ def write_atomic(path: Path, content: bytes | str, *, sync: bool = True) -> Path
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)

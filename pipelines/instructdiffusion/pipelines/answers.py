@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from instructdiffusion.model.task import Image
-from instructdiffusion.serving.schema import EditResponse, Joints, Region, png_of
+from instructdiffusion.serving.schema import EditResponse, Found, Joints, Nothing, Region, png_of
 
 if TYPE_CHECKING:
     from instructdiffusion.model.data.shards import Triplet
@@ -81,7 +81,7 @@ def _ask(client: Any, triplet: Triplet) -> Answer:
     )
 
 
-def drawn(picture: Image, found: Joints | Region | None) -> Pillow.Image:
+def drawn(picture: Image, found: Found | None) -> Pillow.Image:
     """The picture enlarged, with joints as crosses and names, a region as its outline and box."""
     factor = max(1, SIDE // picture.shape[1])
     page = Pillow.fromarray(picture).resize(
@@ -116,7 +116,7 @@ def _draw_region(draw: ImageDraw.ImageDraw, found: Region, factor: int) -> None:
     draw.rectangle((left, top, right, bottom), outline=INK[1], width=2)
 
 
-def words(found: Joints | Region | None) -> str:
+def words(found: Found | None) -> str:
     """A typed result in a line."""
     if isinstance(found, Joints):
         places = [f"{name} at {joint.x:.0f}, {joint.y:.0f}" for name, joint in found.joints.items()]
@@ -125,4 +125,4 @@ def words(found: Joints | Region | None) -> str:
         left, top, right, bottom = found.box
         pixels = int(found.mask.pixels().sum())
         return f"box {left:.0f}, {top:.0f} to {right:.0f}, {bottom:.0f}; mask of {pixels} pixels"
-    return "a picture alone"
+    return "nothing found" if isinstance(found, Nothing) else "a picture alone"

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from instructdiffusion.model.errors import ConfigError, DataError, InstructDiffusionError, from_system
+from instructdiffusion.pipelines import cli_data, cli_kubeflow, cli_label, cli_registry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +58,7 @@ app = typer.Typer(
     help="Teach a diffusion model to follow instructions: synthesize, train, align, evaluate, serve.",
 )
 
+
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document for machines")]
 ModelFolder = Annotated[Path | None, typer.Option("--model", help="folder of a model; left out, the embedded base")]
 Settings = Annotated[
@@ -82,16 +84,21 @@ def demo(
     start: Annotated[
         Path | None, typer.Option(help="folder of the model to start from; left out, the embedded base")
     ] = None,
+    rank: Annotated[
+        str, typer.Option(help="reference, or label-studio: through that server, as two users")
+    ] = "reference",
     store_port: Port = 0,
     tracking_port: Port = 0,
     serving_port: Port = 0,
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on this machine, from photographs to a served model."""
-    from instructdiffusion.pipelines.demo import Order, run
+    from instructdiffusion.pipelines.demo import RANKS, Order, run
 
+    if rank not in RANKS:
+        raise ConfigError(f"--rank {rank!r}: choose {' or '.join(RANKS)}")
     ports = {"store_port": store_port, "tracking_port": tracking_port, "serving_port": serving_port}
-    order = Order(out=out, start=start, quick=quick, fresh=fresh, keep=keep, ports=ports)
+    order = Order(out=out, start=start, quick=quick, fresh=fresh, keep=keep, rank=rank, ports=ports)
     summary = run(order, _console(as_json))
     if as_json:
         _print(summary)
@@ -214,23 +221,6 @@ def serve(
 
 
 @app.command()
-def promote(
-    version: Annotated[str, typer.Argument(help="number of a version in the registry")],
-    as_json: Json = False,
-) -> None:
-    """Make a registered version the champion; the one before becomes `previous`."""
-    champion = _registry().promote(version)
-    _show({"champion": champion.number}, f"version {champion.number} is the champion", as_json)
-
-
-@app.command()
-def rollback(as_json: Json = False) -> None:
-    """Make the version before the champion again."""
-    champion = _registry().rollback()
-    _show({"champion": champion.number}, f"version {champion.number} is the champion again", as_json)
-
-
-@app.command()
 def recipes(as_json: Json = False) -> None:
     """List the recipes."""
     from instructdiffusion.model.recipes import RECIPES
@@ -252,11 +242,10 @@ def version(as_json: Json = False) -> None:
     _show(found, "\n".join(f"{name:<18} {number}" for name, number in found.items()), as_json)
 
 
-def _registry() -> Any:
-    from instructdiffusion.components.registry import Registry
-    from instructdiffusion.components.settings import Settings
-
-    return Registry.open(Settings.from_environment(needs={"tracking"}))
+cli_data.add(app)
+cli_kubeflow.add(app)
+cli_label.add(app)
+cli_registry.add(app)
 
 
 def _console(as_json: bool) -> Console:

@@ -9,26 +9,64 @@ step = dsl.component(base_image="python:3.11", install_kfp_package=False)
 
 
 @step
-def fetch(source: str, model: dsl.Output[dsl.Model]) -> None:
-    """Take the model to start from into the pipeline.
+def fetch(source: str, name: str, model: dsl.Output[dsl.Model], page: dsl.Output[dsl.HTML]) -> None:
+    """Take a model into the pipeline.
 
     Args:
-        source: folder of a model; empty: the base inside the package.
+        source: folder of a model, or its address in the store (s3://...); empty: the base inside the package.
+        name: of the model, in the tracker.
         model: its copy.
+        page: what it is.
     """
     from pathlib import Path
 
     from instructdiffusion.components.fetch import run
+    from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
 
-    with inside("fetch the base") as here:
-        made = run(Path(source) if source else None, Path(model.path), store=here.store)
-        here.keep(model, made, name="base", key=f"base-{made.digest.removeprefix('sha256:')[:12]}")
+    with inside(f"fetch the {name}") as here:
+        out = Path(model.path)
+        made = run(here.folder(source, out.with_name("download")) if source else None, out, store=here.store)
+        here.keep(model, made, name=name, key=f"{name}-{made.digest.removeprefix('sha256:')[:12]}")
+        here.show(page, pages.model(out, name, model.metadata))
+
+
+@step
+def load(source: str, name: str, shards: dsl.Output[dsl.Dataset], page: dsl.Output[dsl.HTML]) -> None:
+    """Take a data set into the pipeline.
+
+    Args:
+        source: folder of a data set, or its address in the store (s3://...).
+        name: of the data set.
+        shards: its copy.
+        page: what is in it.
+    """
+    from pathlib import Path
+
+    from instructdiffusion.components.step import Made
+    from instructdiffusion.model.data.shards import Manifest
+    from instructdiffusion.model.files import digest_of
+    from instructdiffusion.pipelines import pages
+    from instructdiffusion.pipelines.inside import copy, inside
+
+    with inside(f"load ({name})") as here:
+        found = here.folder(source, Path(shards.path).with_name("download"))
+        Manifest.load(found)
+        out = copy(found, shards)
+        here.keep(shards, Made(out, digest_of(out), source), name=name)
+        here.show(page, pages.data(out, name))
 
 
 @step
 def synthesize(
-    name: str, split: str, triplets: int, even: bool, size: int, seed: int, shards: dsl.Output[dsl.Dataset]
+    name: str,
+    split: str,
+    triplets: int,
+    even: bool,
+    size: int,
+    seed: int,
+    shards: dsl.Output[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Compose triplets with exact truth.
 
@@ -40,6 +78,7 @@ def synthesize(
         size: side of the pictures, pixels.
         seed: of everything random.
         shards: the data set.
+        page: what is in it.
     """
     from pathlib import Path
     from typing import cast
@@ -48,51 +87,77 @@ def synthesize(
     from instructdiffusion.model.data.photos import Split
     from instructdiffusion.model.synthesis.write import mixture
     from instructdiffusion.model.tasks import TASKS
+    from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
+    from instructdiffusion.pipelines.parameters import require
 
     with inside(f"synthesize ({name})") as here:
+        require(triplets=triplets, size=size, seed=seed)
         counts = dict.fromkeys(TASKS, triplets) if even else mixture(triplets)
         out = Path(shards.path)
         side = cast(Split, split)
         made = run(out, split=side, counts=counts, size=size, seed=seed, store=here.store, progress=here.progress)
-        here.keep(shards, made, name=name)
+        here.keep(shards, made, name=name, size=size, split=split, triplets=sum(made.facts["counts"].values()))
+        here.show(page, pages.data(out, name))
 
 
 @step
-def filter(source: dsl.Input[dsl.Dataset], shards: dsl.Output[dsl.Dataset]) -> None:
+def filter(
+    source: dsl.Input[dsl.Dataset],
+    shards: dsl.Output[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
     """Drop triplets that are not worth training on, and report why.
 
     Args:
         source: the data set as it was made.
         shards: what is left of it.
+        page: what is left, and why the rest is not.
+        metrics: how many were made and are left.
     """
     from pathlib import Path
 
     from instructdiffusion.components.filter import run
+    from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
 
     with inside("filter") as here:
         made = run(Path(source.path), Path(shards.path), store=here.store)
-        here.keep(shards, made, name=source.metadata["name"])
+        left = sum(made.facts["counts"].values())
+        here.keep(shards, made, name=source.metadata["name"], triplets=left)
+        metrics.log_metric("made", source.metadata["triplets"])
+        metrics.log_metric("left", left)
+        here.show(page, pages.data(Path(shards.path), source.metadata["name"]))
 
 
 @step
-def encode(shards: dsl.Input[dsl.Dataset], model: dsl.Input[dsl.Model], latents: dsl.Output[dsl.Dataset]) -> None:
+def encode(
+    shards: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    latents: dsl.Output[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
+) -> None:
     """Run autoencoder and text encoder once, so that training runs neither.
 
     Args:
         shards: triplets.
         model: whose encoders are used.
         latents: the triplets, encoded.
+        page: how many of each task.
     """
     from pathlib import Path
 
     from instructdiffusion.components.encode import run
+    from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
 
     with inside(f"encode ({shards.metadata['name']})") as here:
         folders = (Path(shards.path), Path(model.path), Path(latents.path))
-        here.keep(latents, run(*folders, store=here.store, progress=here.progress))
+        made = run(*folders, store=here.store, progress=here.progress)
+        name = f"latents of {shards.metadata['name']}"
+        here.keep(latents, made, name=name, encoder=model.metadata["digest"])
+        here.show(page, pages.data(Path(latents.path), name))
 
 
 @step
@@ -102,6 +167,7 @@ def propose(
     edits: int,
     seed: int,
     candidates: dsl.Output[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Make several edits of each triplet, under different seeds and guidance.
 
@@ -111,13 +177,18 @@ def propose(
         edits: how many of each.
         seed: of the edits.
         candidates: the edits, without a hint of which is which.
+        page: some of them.
     """
     from pathlib import Path
 
     from instructdiffusion.components.propose import run
+    from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
+    from instructdiffusion.pipelines.parameters import require
 
-    with inside(f"propose ({model.metadata['name']}, {shards.metadata['name']})") as here:
+    title = f"propose ({model.metadata['name']}, {shards.metadata['name']})"
+    with inside(title) as here:
+        require(edits=edits, seed=seed)
         made = run(
             Path(model.path),
             Path(shards.path),
@@ -127,7 +198,8 @@ def propose(
             store=here.store,
             progress=here.progress,
         )
-        here.keep(candidates, made)
+        here.keep(candidates, made, prompts=made.facts["prompts"], edits=made.facts["edits"])
+        here.show(page, pages.candidates(Path(candidates.path), title))
 
 
 @step
@@ -137,19 +209,23 @@ def rank(
     annotator: str,
     seed: int,
     rankings: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Order the edits of each triplet, the best first.
 
     Args:
         candidates: the edits.
         shards: the triplets they were made of, with the truth.
-        annotator: reference ranks by the known truth, random by chance; every record names it.
+        annotator: reference ranks by the known truth, random by chance, label-studio like the reference but through
+            that server; people are waited for there. Every record names who it is of.
         seed: of the random one.
         rankings: who preferred what.
+        page: some of the picks.
     """
     from pathlib import Path
 
     from instructdiffusion.components.rank import run
+    from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
 
     with inside(f"rank ({annotator})") as here:
@@ -160,8 +236,10 @@ def rank(
             annotator=annotator,
             seed=seed,
             store=here.store,
+            settings=here.settings,
         )
         here.keep(rankings, made, name=annotator)
+        here.show(page, pages.rankings(Path(rankings.path), Path(candidates.path), f"rank ({annotator})"))
 
 
 @step
@@ -170,6 +248,7 @@ def collect(
     rankings: dsl.Input[dsl.Artifact],
     shards: dsl.Input[dsl.Dataset],
     picked: dsl.Output[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Turn the edits that were ranked first into triplets to train on.
 
@@ -178,10 +257,12 @@ def collect(
         rankings: who preferred what.
         shards: the triplets that the edits were made of.
         picked: the same triplets, with the chosen edit as target.
+        page: some of them.
     """
     from pathlib import Path
 
     from instructdiffusion.components.collect import run
+    from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
 
     with inside(f"collect ({rankings.metadata['name']})") as here:
@@ -192,4 +273,6 @@ def collect(
             Path(picked.path),
             store=here.store,
         )
-        here.keep(picked, made, name=f"{rankings.metadata['name']} picks")
+        name = f"{rankings.metadata['name']} picks"
+        here.keep(picked, made, name=name, triplets=sum(made.facts["counts"].values()))
+        here.show(page, pages.data(Path(picked.path), name))

@@ -19,9 +19,16 @@ from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.pipelines import local, machine
 from instructdiffusion.pipelines.answers import Answer, ask_each_task
+from instructdiffusion.pipelines.parameters import FULL, QUICK
 from instructdiffusion.pipelines.show import Steps
 
-FOLDERS = ("pipeline", "work", "store", "tracker")  # what a run leaves beside its report; --fresh removes them
+FOLDERS = (
+    "pipeline",
+    "work",
+    "store",
+    "tracker",
+    "label-studio",
+)  # what a run leaves beside its report; --fresh removes them
 QUIET = {
     "BENTOML_DO_NOT_TRACK": "True",
     "DO_NOT_TRACK": "1",
@@ -29,24 +36,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
-FULL: Mapping[str, int] = {
-    "triplets": 2000,
-    "held_out": 20,
-    "prompts": 20,
-    "edits": 4,
-    "held_out_edits": 2,
-    "train_steps": 40,
-    "align_steps": 40,
-}
-QUICK: Mapping[str, int] = {
-    "triplets": 64,
-    "held_out": 2,
-    "prompts": 2,
-    "edits": 2,
-    "held_out_edits": 1,
-    "train_steps": 2,
-    "align_steps": 2,
-}
+RANKS = ("reference", "label-studio")  # how the demo has edits ranked: by the truth, or so through Label Studio
 SCORE = ("metric", "value", "low", "high", "floor", "bound", "n")
 
 
@@ -59,6 +49,7 @@ class Order:
     quick: bool = False  # tiny counts: shows that everything works, not how well
     fresh: bool = False  # forget what an earlier run left
     keep: bool = False  # leave the servers up until Ctrl-C
+    rank: str = "reference"  # one of RANKS
     ports: Mapping[str, int] = field(default_factory=dict)  # by the settings' field; 0: any free one
 
 
@@ -81,7 +72,7 @@ def run(order: Order, console: Console) -> dict[str, Any]:
     with ExitStack() as stack:
         steps = stack.enter_context(Steps(console, _seconds(timings)))
         peak = stack.enter_context(machine.Peak(lambda: _service(home)))
-        environment, addresses = stack.enter_context(servers(out, ports, steps))
+        environment, addresses = stack.enter_context(servers(out, ports, steps, order.rank))
         stack.callback(_stop_service, home)
 
         def tell(event: local.Event) -> None:
@@ -90,7 +81,7 @@ def run(order: Order, console: Console) -> dict[str, Any]:
                 write_atomic(timings, json.dumps(steps.seconds, indent=1))
 
         outputs = local.run(
-            out / "pipeline", _parameters(order, ports), environment, tell, version=_version(order.start)
+            out / "pipeline", _parameters(order, ports), environment, tell, version=version(order.start)
         )
         answers = _ask(home, outputs, steps, addresses)
         summary = summarize(outputs, steps.seconds, time.monotonic() - began, peak.gib, answers)
@@ -109,21 +100,33 @@ def clear(out: Path) -> None:
 
 
 @contextmanager
-def servers(out: Path, ports: Mapping[str, int], steps: Steps) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """Object store and tracker, up within the block: the environment of who uses them, and their addresses."""
+def servers(
+    out: Path, ports: Mapping[str, int], steps: Steps, rank: str = "reference"
+) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Object store, tracker and what `rank` needs, up within the block: the environment of users, and addresses."""
+    from instructdiffusion.components.label_studio_server import label_studio
     from instructdiffusion.components.servers import mlflow_server, seaweed
     from instructdiffusion.components.storage import Store
 
     with (
         seaweed(out / "store", ports["store_port"], waiting=steps.waiting) as store,
         mlflow_server(out / "tracker", ports["tracking_port"], waiting=steps.waiting) as tracker,
+        ExitStack() as more,
     ):
         steps.line("[green]✓[/] object store", store.seconds)
         steps.line("[green]✓[/] tracker", tracker.seconds)
         own = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
         environment = {**own, **QUIET, **store.environment, **tracker.environment}
-        Store.open(Settings.from_environment(environment)).ensure_bucket()
-        yield environment, {"object store": store.address, "tracker": tracker.address}
+        settings = Settings.from_environment(environment)
+        Store.open(settings).ensure_bucket()
+        addresses = {"object store": store.address, "tracker": tracker.address}
+        if rank == "label-studio":
+            folder, port = out / "label-studio", settings.label_port
+            labels = more.enter_context(label_studio(folder, store.address, port, waiting=steps.waiting))
+            steps.line("[green]✓[/] Label Studio", labels.seconds)
+            environment |= labels.environment
+            addresses["Label Studio"] = labels.address
+        yield environment, addresses
 
 
 def summarize(
@@ -218,12 +221,13 @@ def _parameters(order: Order, ports: Mapping[str, int]) -> dict[str, Any]:
         **(QUICK if order.quick else FULL),
         "start": str(order.start.absolute()) if order.start else "",
         "size": machine.resolution(order.start),
+        "annotator": order.rank,
         "work": str(order.out.absolute() / "work"),
         "port": ports["serving_port"],
     }
 
 
-def _version(start: Path | None) -> str:
+def version(start: Path | None) -> str:
     """Changes with this package's code and with the weights: a step of another version is not used again."""
     import hashlib
 

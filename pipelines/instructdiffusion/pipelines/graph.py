@@ -1,4 +1,7 @@
-"""The pipeline: one graph, run on one machine by kfp's local runner and on a cluster by Kubeflow Pipelines."""
+"""The pipelines: each stage a graph of its own, and the end-to-end run that is made of them.
+
+The same objects run on one machine by kfp's local runner and on a cluster by Kubeflow Pipelines.
+"""
 
 from typing import NamedTuple
 
@@ -14,16 +17,87 @@ def fresh(task: dsl.PipelineTask) -> dsl.PipelineTask:
     return task.set_caching_options(False)
 
 
-class Aligned(NamedTuple):
-    """A model after the alignment, and its edits of the held-out prompts."""
+class Prepared(NamedTuple):
+    """What a training needs, and what its model is judged by."""
+
+    base: dsl.Model
+    latents: dsl.Dataset
+    held_out: dsl.Dataset
+    prompts: dsl.Dataset
+
+
+@dsl.pipeline(name="data", description="From photographs to latents to train on, held-out triplets and prompts.")
+def data(
+    start: str = "",
+    size: int = 64,
+    triplets: int = 2000,
+    held_out: int = 20,
+    prompts: int = 20,
+    seed: int = 0,
+    prompt_seed: int = 1,
+) -> Prepared:
+    """Compose triplets with exact truth, drop the bad ones, and run the encoders over the rest.
+
+    Args:
+        start: the model to start from, a folder or its s3:// address; empty: the base inside the package.
+        size: side of the pictures in pixels; the model's own.
+        triplets: to train on, of all tasks together.
+        held_out: triplets of each task that models are scored on.
+        prompts: triplets of each task whose edits are ranked.
+        seed: of everything random but the prompts.
+        prompt_seed: of the prompts; with the same one they would be triplets that were trained on.
+    """
+    base = fetch(source=start, name="base").outputs["model"]
+    scenes = synthesize(name="train", split="train", triplets=triplets, even=False, size=size, seed=seed)
+    good = filter(source=scenes.outputs["shards"]).outputs["shards"]
+    latents = encode(shards=good, model=base).outputs["latents"]
+    hidden = synthesize(name="held-out", split="test", triplets=held_out, even=True, size=size, seed=seed)
+    prompted = synthesize(name="prompts", split="train", triplets=prompts, even=True, size=size, seed=prompt_seed)
+    return Prepared(base, latents, hidden.outputs["shards"], prompted.outputs["shards"])
+
+
+class Trained(NamedTuple):
+    """A model after a training, and its scores."""
+
+    model: dsl.Model
+    training: dsl.Artifact
+    evaluation: dsl.Artifact
+
+
+@dsl.pipeline(name="train")
+def training(
+    base: dsl.Input[dsl.Model],
+    latents: dsl.Input[dsl.Dataset],
+    held_out: dsl.Input[dsl.Dataset],
+    steps: int,
+    seed: int,
+    work: str,
+) -> Trained:
+    """Train a model and score it.
+
+    Args:
+        base: where to start.
+        latents: what to train on.
+        held_out: triplets to score on.
+        steps: optimizer steps.
+        seed: of order and noise.
+        work: folder that outlives the run.
+    """
+    trained = train(latents=latents, model=base, recipe="train", name="train", steps=steps, seed=seed, work=work)
+    scored = evaluate(model=trained.outputs["trained"], shards=held_out)
+    return Trained(trained.outputs["trained"], trained.outputs["training"], scored.outputs["evaluation"])
+
+
+class Tuned(NamedTuple):
+    """A model after tuning, and its edits of the held-out triplets."""
 
     model: dsl.Model
     training: dsl.Artifact
     candidates: dsl.Dataset
 
 
-@dsl.pipeline(name="align")
-def align(
+@dsl.pipeline(name="tune")
+def tune(
     model: dsl.Input[dsl.Model],
     candidates: dsl.Input[dsl.Dataset],
     prompts: dsl.Input[dsl.Dataset],
@@ -34,7 +108,7 @@ def align(
     edits: int,
     seed: int,
     work: str,
-) -> Aligned:
+) -> Tuned:
     """Tune a model on the edits that an annotator picked.
 
     Args:
@@ -62,7 +136,145 @@ def align(
         work=work,
     )
     shown = propose(model=tuned.outputs["trained"], shards=held_out, edits=edits, seed=seed)
-    return Aligned(tuned.outputs["trained"], tuned.outputs["training"], shown.outputs["candidates"])
+    return Tuned(tuned.outputs["trained"], tuned.outputs["training"], shown.outputs["candidates"])
+
+
+class Aligned(NamedTuple):
+    """A model tuned on picked edits, its scores, and what the picks did beyond chance."""
+
+    model: dsl.Model
+    training: dsl.Artifact
+    control_training: dsl.Artifact
+    alignment: dsl.Artifact
+    evaluation: dsl.Artifact
+
+
+@dsl.pipeline(name="align")
+def alignment(
+    model: dsl.Input[dsl.Model],
+    prompts: dsl.Input[dsl.Dataset],
+    held_out: dsl.Input[dsl.Dataset],
+    annotator: str,
+    edits: int,
+    held_out_edits: int,
+    steps: int,
+    seed: int,
+    work: str,
+) -> Aligned:
+    """Tune a model on picked edits and, as a control, on random ones; compare the two and score the first.
+
+    Args:
+        model: to align.
+        prompts: triplets whose edits are ranked.
+        held_out: triplets that nobody ranks.
+        annotator: who picks.
+        edits: of each prompt.
+        held_out_edits: of each held-out triplet, before and after.
+        steps: optimizer steps of the alignment, and of its control.
+        seed: of edits, picks, order and noise.
+        work: folder that outlives the run.
+    """
+    candidates = propose(model=model, shards=prompts, edits=edits, seed=seed).outputs["candidates"]
+    before = propose(model=model, shards=held_out, edits=held_out_edits, seed=seed).outputs["candidates"]
+    same = {
+        "model": model,
+        "candidates": candidates,
+        "prompts": prompts,
+        "held_out": held_out,
+        "steps": steps,
+        "edits": held_out_edits,
+        "seed": seed,
+        "work": work,
+    }
+    picked = tune(annotator=annotator, name="align", **same)
+    control = tune(annotator="random", name="control", **same)
+    comparison = compare(
+        shards=held_out,
+        before=before,
+        aligned=picked.outputs["candidates"],
+        control=control.outputs["candidates"],
+    )
+    scored = evaluate(model=picked.outputs["model"], shards=held_out)
+    return Aligned(
+        picked.outputs["model"],
+        picked.outputs["training"],
+        control.outputs["training"],
+        comparison.outputs["alignment"],
+        scored.outputs["evaluation"],
+    )
+
+
+class Entered(NamedTuple):
+    """What the gate decided on a model, and who the champion is from now on."""
+
+    champion: dsl.Artifact
+    verdict: dsl.Artifact
+    passed: bool
+    Output: str  # the champion's version; kfp's local runner finds what a condition asks for by this name alone
+
+
+@dsl.pipeline(name="enter")
+def enter(
+    name: str,  # kfp's local runner hands no artifact to a pipeline that takes nothing else
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    known: dsl.Input[dsl.Artifact],
+    also_known: dsl.Input[dsl.Artifact],
+    held_out: dsl.Input[dsl.Dataset],
+) -> Entered:
+    """Register a model with the gate's verdict; one that passed becomes the champion.
+
+    Args:
+        name: of the model, in the log.
+        model: to register.
+        evaluation: its scores.
+        known, also_known: evaluations that need not be made again, if one is the champion's.
+        held_out: what they were scored on.
+    """
+    judged = fresh(gate(name=name, challenger=evaluation, known=known, also_known=also_known, shards=held_out))
+    verdict = judged.outputs["verdict"]
+    serving = fresh(promote(model=model, evaluation=evaluation, verdict=verdict))
+    return Entered(judged.outputs["champion"], verdict, judged.outputs["Output"], serving.outputs["Output"])
+
+
+class Released(NamedTuple):
+    """What the gate decided on a model."""
+
+    champion: dsl.Artifact
+    verdict: dsl.Artifact
+    passed: bool
+
+
+@dsl.pipeline(name="release")
+def release(
+    name: str,
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    known: dsl.Input[dsl.Artifact],
+    also_known: dsl.Input[dsl.Artifact],
+    held_out: dsl.Input[dsl.Dataset],
+    work: str,
+    port: int,
+) -> Released:
+    """Hold a model against whatever serves, and put the better one into service.
+
+    Args:
+        name: of the challenger, in the log.
+        model: the challenger.
+        evaluation: its scores.
+        known, also_known: evaluations that need not be made again, if one is the champion's.
+        held_out: what they were scored on.
+        work: folder below which the weights and Bento's stores lie.
+        port: where the service listens; 0: any free port.
+    """
+    entered = enter(
+        name=name, model=model, evaluation=evaluation, known=known, also_known=also_known, held_out=held_out
+    )
+    version = entered.outputs["Output"]
+    with dsl.If(version != "", name="a champion is there"):
+        packaged = fresh(package(version=version, work=work))
+        fresh(deploy(tag=packaged.outputs["Output"], work=work, port=port))
+    return Released(entered.outputs["champion"], entered.outputs["verdict"], entered.outputs["passed"])
 
 
 class Whole(NamedTuple):
@@ -89,9 +301,10 @@ def end_to_end(
     triplets: int = 2000,
     held_out: int = 20,
     prompts: int = 20,
+    annotator: str = "reference",
     edits: int = 4,
-    held_out_edits: int = 2,
-    train_steps: int = 40,
+    held_out_edits: int = 1,
+    train_steps: int = 30,
     align_steps: int = 40,
     seed: int = 0,
     prompt_seed: int = 1,
@@ -101,11 +314,12 @@ def end_to_end(
     """Synthesize, train, align with picked edits and with random ones, and put the better model into service.
 
     Args:
-        start: folder of the model to start from; empty: the base inside the package.
+        start: the model to start from, a folder or its s3:// address; empty: the base inside the package.
         size: side of the pictures in pixels; the model's own.
         triplets: to train on, of all tasks together.
         held_out: triplets of each task that models are scored on.
         prompts: triplets of each task whose edits are ranked.
+        annotator: who picks: reference, by the known truth; label-studio, so through that server; people, there.
         edits: of each prompt.
         held_out_edits: of each held-out triplet, before and after the alignment.
         train_steps: optimizer steps of the training.
@@ -115,65 +329,55 @@ def end_to_end(
         work: folder that outlives the run: checkpoints and the stores of Bentos.
         port: where the service listens; 0: any free port.
     """
-    base = fetch(source=start).outputs["model"]
-    scenes = synthesize(name="train", split="train", triplets=triplets, even=False, size=size, seed=seed)
-    good = filter(source=scenes.outputs["shards"]).outputs["shards"]
-    latents = encode(shards=good, model=base).outputs["latents"]
-    hidden = synthesize(name="held-out", split="test", triplets=held_out, even=True, size=size, seed=seed)
-    tested = hidden.outputs["shards"]
-    prompted = synthesize(name="prompts", split="train", triplets=prompts, even=True, size=size, seed=prompt_seed)
-    asked = prompted.outputs["shards"]
-
-    first = train(latents=latents, model=base, recipe="train", name="train", steps=train_steps, seed=seed, work=work)
-    trained = first.outputs["trained"]
-    scored = evaluate(model=trained, shards=tested).outputs["evaluation"]
-    candidates = propose(model=trained, shards=asked, edits=edits, seed=seed).outputs["candidates"]
-    before = propose(model=trained, shards=tested, edits=held_out_edits, seed=seed).outputs["candidates"]
-
-    same = {
-        "model": trained,
-        "candidates": candidates,
-        "prompts": asked,
-        "held_out": tested,
-        "steps": align_steps,
-        "edits": held_out_edits,
-        "seed": seed,
-        "work": work,
-    }
-    picked = align(annotator="reference", name="align", **same)
-    control = align(annotator="random", name="control", **same)
-    aligned = picked.outputs["model"]
-    comparison = compare(
-        shards=tested,
-        before=before,
-        aligned=picked.outputs["candidates"],
-        control=control.outputs["candidates"],
-    )
-    challenger = evaluate(model=aligned, shards=tested).outputs["evaluation"]
+    made = data(
+        start=start,
+        size=size,
+        triplets=triplets,
+        held_out=held_out,
+        prompts=prompts,
+        seed=seed,
+        prompt_seed=prompt_seed,
+    ).outputs
+    base, tested = made["base"], made["held_out"]
+    first = training(
+        base=base, latents=made["latents"], held_out=tested, steps=train_steps, seed=seed, work=work
+    ).outputs
+    trained, scored = first["model"], first["evaluation"]
+    last = alignment(
+        model=trained,
+        prompts=made["prompts"],
+        held_out=tested,
+        annotator=annotator,
+        edits=edits,
+        held_out_edits=held_out_edits,
+        steps=align_steps,
+        seed=seed,
+        work=work,
+    ).outputs
+    aligned, challenger = last["model"], last["evaluation"]
 
     # The model to start from serves where nothing did. The trained one is held against whatever serves, the aligned
     # one against the better of both.
     standing = evaluate(model=base, shards=tested).outputs["evaluation"]
     seated = fresh(seat(model=base, evaluation=standing))
-    entry = fresh(gate(challenger=scored, known=standing, also_known=scored, shards=tested).after(seated))
-    entered = fresh(promote(model=trained, evaluation=scored, verdict=entry.outputs["verdict"]))
-    judged = fresh(gate(challenger=challenger, known=standing, also_known=scored, shards=tested).after(entered))
-    verdict = judged.outputs["verdict"]
-    serving = fresh(promote(model=aligned, evaluation=challenger, verdict=verdict))
-    with dsl.If(serving.output != "", name="a champion is there"):
-        tag = fresh(package(version=serving.output, work=work))
-        fresh(deploy(tag=tag.output, work=work, port=port))
+    known = {"known": standing, "also_known": scored, "held_out": tested}
+    entered = enter(name="train", model=trained, evaluation=scored, **known).after(seated)
+    released = (
+        release(name="align", model=aligned, evaluation=challenger, **known, work=work, port=port)
+        .after(entered)
+        .outputs
+    )
     return Whole(
         tested,
         trained,
         aligned,
-        first.outputs["training"],
-        picked.outputs["training"],
-        control.outputs["training"],
+        first["training"],
+        last["training"],
+        last["control_training"],
         scored,
-        judged.outputs["champion"],
+        released["champion"],
         challenger,
-        comparison.outputs["alignment"],
-        verdict,
-        judged.outputs["Output"],
+        last["alignment"],
+        released["verdict"],
+        released["passed"],
     )

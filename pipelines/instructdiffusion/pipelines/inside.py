@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
@@ -22,7 +25,9 @@ from instructdiffusion.components.step import Made
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import TrackedRun, Tracker
 from instructdiffusion.model.errors import InstructDiffusionError, from_system
-from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.files import digest_of, write_atomic
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -30,15 +35,21 @@ def inside(title: str) -> Iterator[Surroundings]:
     """The surroundings of a step, which is announced under `title`.
 
     An error of ours is told as `{"error": ..., "exit_code": ...}` and ends the process with that code, so that
-    whoever runs the pipeline can show the line alone.
+    whoever runs the pipeline can show the line alone. On a cluster the step leaves a record for the run's summary.
     """
     say({"step": title})
+    here, began = Surroundings(), time.time()
     try:
-        yield Surroundings()
+        yield here
     except (InstructDiffusionError, OSError) as error:
         told = from_system(error) if isinstance(error, OSError) else error
         say({"error": str(told), "exit_code": told.exit_code})
+        here.record(title, began, str(told))
         raise SystemExit(told.exit_code) from None
+    except BaseException as error:  # Ctrl-C and SIGTERM too
+        here.record(title, began, f"{type(error).__name__}: {error}")
+        raise
+    here.record(title, began)
 
 
 class Surroundings:
@@ -81,6 +92,29 @@ class Surroundings:
     def keep(self, artifact: Any, made: Made, **more: str | int | float) -> None:
         """Write on an artifact what it is: its digest makes a step that reads it run again when it changes."""
         artifact.metadata.update({"digest": made.digest, "uri": made.uri, **more})
+
+    def folder(self, source: str, copy: Path) -> Path:
+        """A folder of this machine, or one of the store (s3://...), which is downloaded to `copy`."""
+        return self.needed_store.get_directory(source, copy) if source.startswith("s3://") else Path(source)
+
+    def show(self, artifact: Any, page: str) -> None:
+        """Write what the pipeline's own pages show of this step."""
+        write_atomic(Path(artifact.path), page)
+
+    @property
+    def records(self) -> Path | None:
+        """Where the steps of this run leave their records; None: nowhere, as on one machine."""
+        settings = self.settings
+        return Path(settings.records) / settings.run_id if settings.records and settings.run_id else None
+
+    def record(self, title: str, began: float, error: str = "") -> None:
+        """Leave for the summary how the step went; that a record can't be written fails no step."""
+        try:
+            if (folder := self.records) is not None:
+                record = {"step": title, "began": began, "seconds": round(time.time() - began, 1), "error": error}
+                write_atomic(folder / f"{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-')}.json", json.dumps(record))
+        except (OSError, InstructDiffusionError) as problem:
+            log.warning("the step left no record for the run's summary: %s", problem)
 
     def keep_file(self, artifact: Any, content: Mapping[str, Any]) -> None:
         """Write a JSON document as an artifact of one file."""

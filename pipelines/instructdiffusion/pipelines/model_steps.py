@@ -19,6 +19,8 @@ def train(
     work: str,
     trained: dsl.Output[dsl.Model],
     training: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
 ) -> None:
     """Train with DeepSpeed under torchrun, from a TrainJob object.
 
@@ -32,7 +34,10 @@ def train(
         work: folder that outlives the step, so that a training which was stopped resumes.
         trained: the model with averaged weights.
         training: its settings, speed and curve.
+        page: the same to look at.
+        metrics: last loss, speed and time.
     """
+    import json
     from pathlib import Path
 
     from instructdiffusion.components.reporter import TrackingReporter
@@ -42,9 +47,12 @@ def train(
     from instructdiffusion.model.files import digest_of
     from instructdiffusion.model.recipes import recipe as recipe_named
     from instructdiffusion.model.report import Lines
+    from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import copy, folder_for, inside
+    from instructdiffusion.pipelines.parameters import require
 
     with inside(f"train ({name})") as here:
+        require(train_steps=steps, seed=seed)
         settings = override(recipe_named(recipe), [f"name={name}", f"optim.steps={steps}", f"seed={seed}"])
         inputs = [settings.model_dump_json(), latents.metadata["digest"], model.metadata["digest"]]
         out = folder_for(Path(work), name, inputs)
@@ -57,8 +65,16 @@ def train(
                 report.close()
         weights = copy(made_here, trained)
         copy(out / "training.json", training)
-        here.keep(trained, made(weights, "models", digest_of(weights), here.store, {}), name=name, key=out.name)
+        told = json.loads(Path(training.path).read_text())
+        from_what = {"parent": model.metadata["digest"], "data": latents.metadata["digest"]}
+        whole = made(weights, "models", digest_of(weights), here.store, {})
+        here.keep(trained, whole, name=name, key=out.name, recipe=recipe, steps=steps, **from_what)
         training.metadata["digest"] = digest_of(Path(training.path))
+        metrics.log_metric("seconds", told["seconds"])
+        metrics.log_metric("triplets per second", told["triplets_per_second"])
+        if told["curve"]:
+            metrics.log_metric("loss", told["curve"][-1]["loss"])
+        here.show(page, pages.training(told, name))
 
 
 @step
@@ -66,6 +82,7 @@ def evaluate(
     model: dsl.Input[dsl.Model],
     shards: dsl.Input[dsl.Dataset],
     evaluation: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
     """Score a model on held-out triplets of every task.
@@ -74,11 +91,13 @@ def evaluate(
         model: to score.
         shards: held-out data.
         evaluation: scores with intervals, floors and bounds, and a contact sheet per task.
+        page: the same to look at.
         metrics: the scores, for the pipeline's own pages.
     """
     from pathlib import Path
 
     from instructdiffusion.components.evaluate import run
+    from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
 
     with inside(f"evaluate ({model.metadata['name']})") as here:
@@ -95,6 +114,7 @@ def evaluate(
         here.keep(evaluation, made, name=model.metadata["name"])
         for task, score in made.facts["tasks"].items():
             metrics.log_metric(f"{task} {score['metric']}", score["value"])
+        here.show(page, pages.evaluation(Path(evaluation.path), f"scores of {model.metadata['name']}"))
 
 
 @step
@@ -104,6 +124,8 @@ def compare(
     aligned: dsl.Input[dsl.Dataset],
     control: dsl.Input[dsl.Dataset],
     alignment: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
 ) -> None:
     """Measure on held-out prompts what the alignment did, against a control tuned on random picks.
 
@@ -113,42 +135,58 @@ def compare(
         aligned: edits of the aligned model.
         control: edits of the control.
         alignment: mean truth of each, and the gain with its interval.
+        page: the same to look at.
+        metrics: the gain and the ends of its interval.
     """
     from pathlib import Path
 
     from instructdiffusion.components.compare import run
+    from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
 
     with inside("compare with the control") as here:
         folders = (Path(part.path) for part in (shards, before, aligned, control, alignment))
-        here.keep(alignment, run(*folders, store=here.store))
+        made = run(*folders, store=here.store)
+        here.keep(alignment, made)
+        for end, value in made.facts["gain"].items():
+            metrics.log_metric(f"gain {end}", value)
+        here.show(page, pages.comparison(made.facts))
 
 
 @step
 def gate(
+    name: str,
     challenger: dsl.Input[dsl.Artifact],
     known: dsl.Input[dsl.Artifact],
     also_known: dsl.Input[dsl.Artifact],
     shards: dsl.Input[dsl.Dataset],
     champion: dsl.Output[dsl.Artifact],
     verdict: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
 ) -> bool:
     """Decide whether the challenger may take the place of the registry's champion.
 
     Args:
-        challenger: evaluation of the model that might.
+        name: of the model that might, in the log.
+        challenger: its evaluation.
         known, also_known: evaluations that need not be made again, if one is the champion's.
         shards: the held-out data.
         champion: evaluation of the model that serves; empty where none does yet.
         verdict: the decision, with its reasons.
+        page: the same to look at.
+        metrics: the rise of the alignment score and the ends of its interval.
+
+    Returns:
+        Whether it may.
     """
     from pathlib import Path
 
     from instructdiffusion.components.champion import run as champion_of
-    from instructdiffusion.components.gate import run
+    from instructdiffusion.components.gate import PAGE, run
     from instructdiffusion.pipelines.inside import inside
 
-    with inside(f"gate ({challenger.metadata['name']})") as here:
+    with inside(f"gate ({name})") as here:
         ours, theirs = Path(challenger.path), Path(champion.path)
         version = champion_of(
             ours,
@@ -162,4 +200,7 @@ def gate(
         made = run(ours, theirs if version else None, Path(verdict.path), store=here.store)
         champion.metadata["version"] = version
         here.keep(verdict, made)
+        for end, value in made.facts["rise"].items():
+            metrics.log_metric(f"rise {end}", value)
+        here.show(page, (Path(verdict.path) / PAGE).read_text())
         return bool(made.facts["passed"])

@@ -15,6 +15,7 @@ import PIL.Image
 import PIL.ImageOps
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -22,14 +23,16 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
+from pydantic.config import JsonDict
 
 from instructdiffusion.model.data.rle import decode_rle
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.task import Image, Mask
+from instructdiffusion.serving.settings import Settings
 
-MAX_BYTES = 16 * 2**20  # of an encoded picture
-MAX_PIXELS = 16 * 2**20  # of a decoded one: 4096 x 4096
+LIMITS = Settings()  # where a caller names none: the defaults
 MIN_SIDE, MAX_SIDE = 16, 8192  # pixels
+MOST_STEPS = 1000  # a service's setting is lower
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 # What a picture may hold: 16-bit and floating-point samples would be clipped without a word.
@@ -40,24 +43,24 @@ class TooLarge(DataError):
     """A picture or a request exceeds a limit on its size."""
 
 
-def read_picture(data: bytes, field: str = "image") -> Image:
+def read_picture(data: bytes, field: str = "image", limits: Settings = LIMITS) -> Image:
     """Decode a PNG, JPEG or WebP picture, turned upright, as uint8 height x width x 3; alpha is dropped.
 
     The size is read from the header before any pixel is, so a small file can't unfold to a huge picture.
 
     Raises:
         DataError: not such a picture, cut short, or a side out of range; the line starts with `field`.
-        TooLarge: over MAX_BYTES or MAX_PIXELS.
+        TooLarge: more bytes or pixels than the limits.
     """
-    if len(data) > MAX_BYTES:
-        raise TooLarge(f"{field}: {len(data)} bytes, the limit is {MAX_BYTES}; send a smaller picture")
+    if len(data) > limits.max_bytes:
+        raise TooLarge(f"{field}: {len(data)} bytes, the limit is {limits.max_bytes}; send a smaller picture")
     try:
         picture = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
     except PIL.Image.DecompressionBombError as error:
-        raise TooLarge(f"{field}: far over {MAX_PIXELS} pixels, the limit; send a smaller picture") from error
+        raise TooLarge(f"{field}: far over {limits.max_pixels} pixels, the limit; send a smaller picture") from error
     except Exception as error:  # the decoders raise anything from OSError to struct.error
         raise DataError(f"{field}: not a picture that can be read; send {', '.join(FORMATS)}") from error
-    _check_size(picture, field)
+    _check_size(picture, field, limits.max_pixels)
     try:
         upright = PIL.ImageOps.exif_transpose(picture).convert("RGB")
     except Exception as error:
@@ -65,11 +68,11 @@ def read_picture(data: bytes, field: str = "image") -> Image:
     return np.asarray(upright)
 
 
-def _check_size(picture: PIL.Image.Image, field: str) -> None:
+def _check_size(picture: PIL.Image.Image, field: str, most: int) -> None:
     width, height = picture.size
-    if width * height > MAX_PIXELS:
+    if width * height > most:
         raise TooLarge(
-            f"{field}: {width} x {height} = {width * height} pixels, the limit is {MAX_PIXELS}; send a smaller picture"
+            f"{field}: {width} x {height} = {width * height} pixels, the limit is {most}; send a smaller picture"
         )
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
         raise DataError(f"{field}: {width} x {height} pixels, each side must be {MIN_SIDE} to {MAX_SIDE}")
@@ -92,6 +95,27 @@ def _decode(value: object) -> PIL.Image.Image:
     raise ValueError("send a PNG in base64")
 
 
+def _file(value: object) -> object:
+    """The bytes of a picture's file from any form that callers send: bytes, base64, {"b64": base64}, a data: URI."""
+    if isinstance(value, bytes):
+        return value
+    text = value.get("b64") if isinstance(value, dict) and len(value) == 1 else value
+    if isinstance(text, str):
+        head, comma, tail = text.partition(",")
+        try:
+            return base64.b64decode(tail if comma and head.startswith("data:") else text, validate=True)
+        except ValueError:
+            pass
+    raise ValueError("send the picture itself: a file, or its bytes in base64, neither its name nor its address")
+
+
+File = Annotated[
+    bytes,
+    BeforeValidator(_file),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "description": f"{', '.join(FORMATS)}, in base64"}),
+]
+
+
 def _encode(picture: PIL.Image.Image) -> str:
     return base64.b64encode(png_of(picture)).decode()
 
@@ -108,13 +132,23 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class EditRequest(_Message):
-    """What to do to a picture; the picture travels beside it as the file field `image`."""
+EXAMPLE: JsonDict = {
+    "image": _encode(PIL.Image.new("RGB", (64, 64), "seagreen")),
+    "instruction": "Add a red ball in the middle.",
+    "seed": 7,
+}
 
-    instruction: str = Field(min_length=1, max_length=500, description="what to do, in words")
+
+class EditRequest(_Message):
+    """A picture and what to do to it; how, where it is left out, is up to the model."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    image: File
+    instruction: str = Field(min_length=1, max_length=500, pattern=r"\S", description="what to do, in words")
     task: str | None = Field(None, description="a task's name; left out, the instruction tells which one it is")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="the same seed gives the same edit")
-    steps: int | None = Field(None, ge=1, le=100, description="denoising steps; left out, the model's own")
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="denoising steps")
     text_guidance: float | None = Field(None, ge=0, le=30, description="weight of the instruction")
     image_guidance: float | None = Field(None, ge=0, le=30, description="weight of the source picture")
 
@@ -162,11 +196,17 @@ class Region(_Message):
     mask: Runs
 
 
-Found = Annotated[Joints | Region, Field(discriminator="kind")]
+class Nothing(_Message):
+    """The task looked for something, or was to change something, and there is nothing of it in the answer."""
+
+    kind: Literal["nothing"] = "nothing"
+
+
+Found = Joints | Region | Nothing
 
 
 def found_of(found: Mapping[str, Any]) -> Joints | Region | None:
-    """The typed form of what the editor found; None for a plain edit, or when the task found nothing."""
+    """The typed form of what the editor found; None when it found nothing, or was not to find anything."""
     if "joints" in found:
         return Joints(joints=found["joints"])
     if "mask" in found:
@@ -181,25 +221,30 @@ class EditResponse(BaseModel):
 
     picture: Picture = Field(description="PNG in base64, of the size that was sent")
     task: str | None = Field(description="the task that was understood; none for a plain edit")
-    found: Found | None = Field(description="joints or a region; none for a plain edit, or when the task found nothing")
+    found: Annotated[Found, Field(discriminator="kind")] | None = Field(
+        description="joints, a region, or that nothing was found; none where nothing was to be found"
+    )
+    confidence: float | None = Field(
+        None, ge=0, le=1, description="how clearly `found` stands in the answer; none where there is none"
+    )
     seed: int
     seconds: float = Field(description="time the model took")
     model_version: str
 
 
-def complaint(error: ValidationError | list[Any]) -> str:
-    """Everything that is wrong with a request, in one line that names each field."""
+def complaint(error: ValidationError | list[Any], where: str = "") -> str:
+    """Everything that is wrong with a request, in one line that names each field, with `where` before its name."""
     items: list[Any] = list(error.errors()) if isinstance(error, ValidationError) else error
-    return "; ".join(_one(item) for item in items)
+    return "; ".join(where + _one(item) for item in items)
 
 
 def _one(item: Mapping[str, Any]) -> str:
-    field = ".".join(str(part) for part in item["loc"] if part != "body") or "request"
+    path = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"] if part != "body"]
+    field = "".join(path).lstrip(".") or "request"
     if item["type"] == "missing":
         return f"{field}: missing; it must be given"
     if item["type"] == "extra_forbidden":
-        return f"{field}: no such field; there are image, {', '.join(EditRequest.model_fields)}"
-    if field == "image":
-        return "image: not a file; send the picture itself as a file field, neither its name nor its address"
-    message = " ".join(str(item["msg"]).split())
-    return f"{field}: {message[:1].lower()}{message[1:]}, not {str(item.get('input'))[:60]!r}"
+        return f"{field}: no such field; there are {', '.join(EditRequest.model_fields)}"
+    message = " ".join(str(item["msg"]).removeprefix("Value error, ").split())
+    given = "" if item["type"] in ("value_error", "json_invalid") else f", not {str(item.get('input'))[:60]!r}"
+    return f"{field}: {message[:1].lower()}{message[1:]}{given}"

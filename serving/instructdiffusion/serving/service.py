@@ -1,4 +1,4 @@
-"""The service `instructdiffusion`: `POST /edit` takes a picture and an instruction and answers with the edit.
+"""The service: `/edit`, KServe's V1 and V2 protocols, a page to try it, health and metrics.
 
 The routes are FastAPI's, mounted in the Bento, because Bento's own multipart fields fetch any URL they are
 given and answer a picture they can't decode with an internal error. Health and metrics stay Bento's; the
@@ -8,32 +8,33 @@ description at `/docs.json` is ours, as Bento's would not know these routes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import bentoml
 import PIL.Image
-from fastapi import FastAPI, Form, Request, Response, UploadFile
+from fastapi import Body, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict
-from starlette.datastructures import Headers
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.serving.schema import (
-    MAX_BYTES,
-    EditRequest,
-    EditResponse,
-    TooLarge,
-    complaint,
-    found_of,
-    read_picture,
-)
+from instructdiffusion.model.task import Image
+from instructdiffusion.serving import about
+from instructdiffusion.serving.bodies import EDIT_BODY, INFER, PREDICT, REFUSALS, edit_request
+from instructdiffusion.serving.guard import VERSION_HEADER, Guard, Pace
+from instructdiffusion.serving.inference import InferRequest, PredictRequest, PredictResponse
+from instructdiffusion.serving.metrics import metrics
+from instructdiffusion.serving.reading import answer_of
+from instructdiffusion.serving.schema import EditRequest, EditResponse, TooLarge, complaint, read_picture
+from instructdiffusion.serving.settings import Settings
 
 if TYPE_CHECKING:
     from instructdiffusion.model.editor import Editor
@@ -41,9 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "instructdiffusion"
-MAX_BODY = MAX_BYTES + 2**16  # the picture and the other fields
-MAX_REQUESTS = 16  # waiting or at work; further ones are answered 429
-VERSION_HEADER = "X-Model-Version"
+SETTINGS = Settings.from_environment()
+PACE = Pace()
 
 
 class Arguments(BaseModel):
@@ -56,6 +56,7 @@ class Arguments(BaseModel):
 
 
 ARGUMENTS = bentoml.use_arguments(Arguments)
+VERSION = SETTINGS.version or ARGUMENTS.model_version
 
 
 def load_editor(weights: Path | None) -> Editor:
@@ -65,23 +66,9 @@ def load_editor(weights: Path | None) -> Editor:
     return Editor.load(weights)
 
 
-class BodyLimit:
-    """Refuse a body by its announced length, in a line that names the limit; Starlette counts the rest."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = Headers(scope=scope).get("content-length", "0") if scope["type"] == "http" else "0"
-        if length.isdigit() and int(length) > MAX_BODY:
-            line = f"image: a request of {length} bytes, the limit is {MAX_BODY}; send a smaller picture"
-            await _refusal(413, line)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-
-def _refusal(status: int, line: str) -> JSONResponse:
-    return JSONResponse({"error": line}, status, {VERSION_HEADER: ARGUMENTS.model_version})
+def mounted(folder: str) -> Path | None:
+    """The model that KServe's storage initializer put into a folder; None: there is none."""
+    return Path(folder) if (Path(folder) / "editor.json").is_file() else None
 
 
 def _package_version() -> str:
@@ -105,25 +92,17 @@ def _image() -> bentoml.images.Image:
 app = FastAPI(
     title="InstructDiffusion",
     description="Edits, restores and reads pictures by instruction.",
-    version=ARGUMENTS.model_version,
+    version=VERSION,
     openapi_url="/docs.json",
     docs_url=None,
     redoc_url=None,
 )
-app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
-app.add_middleware(BodyLimit)
+app.add_middleware(RequestBodyLimitMiddleware, max_body_size=SETTINGS.max_body)
+app.add_middleware(Guard, settings=SETTINGS, pace=PACE, version=VERSION)
 
 
-class Refusal(BaseModel):
-    """Why a request was refused: one line that names each wrong field and its limit."""
-
-    error: str
-
-
-class EditForm(EditRequest):
-    """The fields of `POST /edit`, as multipart."""
-
-    image: UploadFile
+def _refusal(status: int, line: str) -> JSONResponse:
+    return JSONResponse({"error": line}, status)
 
 
 @app.exception_handler(RequestValidationError)
@@ -140,21 +119,27 @@ async def _wrong(request: Request, error: DataError | ConfigError) -> Response:
 @app.exception_handler(HTTPException)
 async def _refused(request: Request, error: HTTPException) -> Response:
     if error.status_code == 413:  # a body that did not announce its length
-        return _refusal(413, f"image: the limit of a request is {MAX_BODY} bytes; send a smaller picture")
+        return _refusal(413, f"image: the limit of a request is {SETTINGS.max_body} bytes; send a smaller picture")
     return _refusal(error.status_code, f"{request.url.path}: {error.detail}")
 
 
 @app.exception_handler(Exception)
 async def _failed(request: Request, error: Exception) -> Response:
-    # The trace goes to the log alone: it may hold what a caller must not see.
-    return _refusal(500, "the edit failed on the server; its log says why")
+    # The trace goes to the log alone: it may hold what a caller must not see. No middleware comes after this.
+    metrics().refused.labels("failed").inc()
+    answer = _refusal(500, "the edit failed on the server; its log says why")
+    answer.headers[VERSION_HEADER] = VERSION
+    return answer
+
+
+ADDRESSED = [Depends(about.addressed(SETTINGS))]
 
 
 @bentoml.service(
     name=NAME,
     image=_image(),
     workers=1,
-    traffic={"timeout": 300, "max_concurrency": MAX_REQUESTS},
+    traffic={"timeout": 300},  # seconds; how many may wait is the guard's to say, with when to come back
 )
 @bentoml.asgi_app(app, path="/")
 class Service:
@@ -165,43 +150,80 @@ class Service:
 
     def __init__(self) -> None:
         # Bento answers /readyz only after this returns, so ready means that the weights are in memory.
-        self.editor = load_editor(Path(self.weights.path) / "model" if ARGUMENTS.weights else None)
+        self.editor = load_editor(
+            mounted(SETTINGS.models) or (Path(self.weights.path) / "model" if ARGUMENTS.weights else None)
+        )
         self.lock = Lock()
 
-    @app.post("/edit", response_model=EditResponse, responses={"4XX": {"model": Refusal}})
-    def edit(self, form: Annotated[EditForm, Form(media_type="multipart/form-data")]) -> Response:
+    @app.post("/edit", response_model=EditResponse, responses=REFUSALS, openapi_extra=EDIT_BODY)
+    async def edit(self, request: Request) -> Response:
         """Edit `image` as `instruction` says; the answer holds the picture and what was found in it."""
-        _check_task(form.task)
-        picture = read_picture(form.image.file.read(MAX_BYTES + 1))
-        options = form.model_dump(exclude={"image", "instruction"}, exclude_none=True)
+        (answer,) = await run_in_threadpool(self.edited, [await edit_request(request)], "")
+        return _json(answer)
+
+    @app.post("/v1/models/{name}:predict", response_model=PredictResponse, responses=REFUSALS, dependencies=ADDRESSED)
+    def predict(self, body: Annotated[PredictRequest, Body(examples=[PREDICT])]) -> Response:
+        """Edit each instance, by KServe's V1 protocol."""
+        return _json(PredictResponse(predictions=self.edited(body.instances, "instances[{}].")))
+
+    @app.post("/v2/models/{name}/infer", responses=REFUSALS, dependencies=ADDRESSED)
+    def infer(self, body: Annotated[InferRequest, Body(examples=[INFER])]) -> JSONResponse:
+        """Edit each element of the tensors, by KServe's V2 protocol; `GET /v2/models/{name}` lists the tensors."""
+        answers = self.edited(body.edits(), "inputs[{}].")
+        return JSONResponse(body.answer(SETTINGS.name, VERSION, answers))
+
+    def edited(self, edits: Sequence[EditRequest], where: str) -> list[EditResponse]:
+        """The answers to one request; all of it is checked before the first picture is edited.
+
+        Raises:
+            ConfigError, DataError: something in it is wrong or over its limit; `where` comes before a field's name.
+        """
+        if len(edits) > SETTINGS.max_pictures:
+            raise DataError(f"{len(edits)} pictures in a request, the limit is {SETTINGS.max_pictures}; send several")
+        pictures = [_checked(edit, where.format(i)) for i, edit in enumerate(edits)]
+        pixels = sum(picture.shape[0] * picture.shape[1] for picture in pictures)
+        if pixels > SETTINGS.max_pixels:
+            raise TooLarge(f"{pixels} pixels in a request, the limit is {SETTINGS.max_pixels}; send several")
+        return [self.answer(edit, picture) for edit, picture in zip(edits, pictures, strict=True)]
+
+    def answer(self, request: EditRequest, picture: Image) -> EditResponse:
+        """Edit one picture, and count it."""
+        options = request.model_dump(exclude={"image", "instruction"}, exclude_none=True)
         with self.lock:  # one pipeline, whose scheduler keeps state between steps
-            edit = self.editor.edit(picture, form.instruction, **options)
-        answer = EditResponse(
+            edit = self.editor.edit(picture, request.instruction, **options)
+        task = edit.ask.task if edit.ask else None
+        PACE.took(edit.seconds)
+        metrics().edits.labels(task or "none").inc()
+        metrics().seconds.labels(task or "none").observe(edit.seconds)
+        found, confidence = answer_of(edit, picture)
+        return EditResponse(
             picture=PIL.Image.fromarray(edit.picture),
-            task=edit.ask.task if edit.ask else None,
-            found=found_of(edit.found),
+            task=task,
+            found=found,
+            confidence=confidence,
             seed=edit.seed,
             seconds=edit.seconds,
-            model_version=ARGUMENTS.model_version,
+            model_version=VERSION,
         )
-        return Response(answer.model_dump_json(), 200, {VERSION_HEADER: ARGUMENTS.model_version}, "application/json")
-
-    @app.get("/tasks")
-    def tasks(self) -> dict[str, Any]:
-        """The tasks by name: their family, and some ways to ask for them."""
-        from instructdiffusion.model.tasks import TASKS
-
-        return {task.name: {"family": task.family, "examples": task.templates[:3]} for task in TASKS.values()}
 
 
-@app.get("/", include_in_schema=False)
-def index() -> Response:
-    """Show the description: the page that Bento would show loads a tracker and scripts from elsewhere."""
-    return RedirectResponse("/docs.json")
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _check_task(name: str | None) -> None:
+def _checked(edit: EditRequest, where: str) -> Image:
+    """The picture of a request whose task and steps are what they may be."""
     from instructdiffusion.model.tasks import TASKS
 
-    if name is not None and name not in TASKS:
-        raise ConfigError(f"task: no task is named {name[:60]!r}; there are {', '.join(TASKS)}")
+    problems = []
+    if edit.task is not None and edit.task not in TASKS:
+        problems.append(f"{where}task: no task is named {edit.task[:60]!r}; there are {', '.join(TASKS)}")
+    if edit.steps is not None and edit.steps > SETTINGS.max_steps:
+        problems.append(f"{where}steps: {edit.steps}, the limit is {SETTINGS.max_steps}")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return read_picture(edit.image, f"{where}image", SETTINGS)
+
+
+app.include_router(about.router(SETTINGS, VERSION, _package_version()))
+app.mount("/page", StaticFiles(directory=about.PAGE))

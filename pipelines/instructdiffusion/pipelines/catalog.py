@@ -1,0 +1,119 @@
+"""The pipelines that users submit: each stage by itself, on data and models by their address, and all of them.
+
+The stages are those of `graph.py`. What one run made is an input of the next by the address that its artifact shows.
+"""
+
+from collections.abc import Mapping
+
+from kfp import dsl
+from kfp.dsl.graph_component import GraphComponent
+
+from instructdiffusion.pipelines import graph
+from instructdiffusion.pipelines.data_steps import fetch, load
+from instructdiffusion.pipelines.model_steps import evaluate
+from instructdiffusion.pipelines.release_steps import seat
+
+
+@dsl.pipeline(name="train", description="Train a model on latents and score it.")
+def train(
+    latents: str, held_out: str, start: str = "", train_steps: int = 30, seed: int = 0, work: str = "/work"
+) -> graph.Trained:
+    """Train a model on latents and score it.
+
+    Args:
+        latents: address of what to train on, as the data pipeline's artifact shows it (s3://...).
+        held_out: address of the triplets to score on.
+        start: the model to start from, a folder or its s3:// address; empty: the base inside the package.
+        train_steps: optimizer steps.
+        seed: of order and noise.
+        work: folder that outlives the run.
+    """
+    made = graph.training(
+        base=fetch(source=start, name="base").outputs["model"],
+        latents=load(source=latents, name="train").outputs["shards"],
+        held_out=load(source=held_out, name="held-out").outputs["shards"],
+        steps=train_steps,
+        seed=seed,
+        work=work,
+    ).outputs
+    return graph.Trained(made["model"], made["training"], made["evaluation"])
+
+
+@dsl.pipeline(name="align", description="Tune a model on picked edits, beside a control, and score it.")
+def align(
+    model: str,
+    prompts: str,
+    held_out: str,
+    annotator: str = "reference",
+    edits: int = 4,
+    held_out_edits: int = 1,
+    align_steps: int = 40,
+    seed: int = 0,
+    work: str = "/work",
+) -> graph.Aligned:
+    """Tune a model on picked edits and, as a control, on random ones; compare the two and score the first.
+
+    Args:
+        model: address of the model to align, as the train pipeline's artifact shows it (s3://...).
+        prompts: address of the triplets whose edits are ranked.
+        held_out: address of the triplets that nobody ranks.
+        annotator: who picks: reference, by the known truth; random; label-studio, the reference through that server;
+            people, there.
+        edits: of each prompt.
+        held_out_edits: of each held-out triplet, before and after.
+        align_steps: optimizer steps of the alignment, and of its control.
+        seed: of edits, picks, order and noise.
+        work: folder that outlives the run.
+    """
+    made = graph.alignment(
+        model=fetch(source=model, name="train").outputs["model"],
+        prompts=load(source=prompts, name="prompts").outputs["shards"],
+        held_out=load(source=held_out, name="held-out").outputs["shards"],
+        annotator=annotator,
+        edits=edits,
+        held_out_edits=held_out_edits,
+        steps=align_steps,
+        seed=seed,
+        work=work,
+    ).outputs
+    return graph.Aligned(
+        made["model"], made["training"], made["control_training"], made["alignment"], made["evaluation"]
+    )
+
+
+@dsl.pipeline(name="release", description="Hold a model against whatever serves, and put the better into service.")
+def release(model: str, held_out: str, start: str = "", work: str = "/work", port: int = 0) -> graph.Released:
+    """Score a model, hold it against whatever serves, and put the better one into service.
+
+    Args:
+        model: address of the challenger, as the artifact of train or align shows it (s3://...).
+        held_out: address of the triplets to score on.
+        start: the model that serves where nothing does yet; empty: the base inside the package.
+        work: folder that outlives the run.
+        port: where the service listens; 0: any free port.
+    """
+    tested = load(source=held_out, name="held-out").outputs["shards"]
+    base = fetch(source=start, name="base").outputs["model"]
+    challenger = fetch(source=model, name="challenger").outputs["model"]
+    standing = evaluate(model=base, shards=tested).outputs["evaluation"]
+    seated = graph.fresh(seat(model=base, evaluation=standing))
+    made = graph.release(
+        name="challenger",
+        model=challenger,
+        evaluation=evaluate(model=challenger, shards=tested).outputs["evaluation"],
+        known=standing,
+        also_known=standing,
+        held_out=tested,
+        work=work,
+        port=port,
+    ).after(seated)
+    return graph.Released(made.outputs["champion"], made.outputs["verdict"], made.outputs["passed"])
+
+
+PIPELINES: Mapping[str, GraphComponent] = {
+    "data": graph.data,
+    "train": train,
+    "align": align,
+    "release": release,
+    "end-to-end": graph.end_to_end,
+}

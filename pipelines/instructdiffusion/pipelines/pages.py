@@ -1,0 +1,193 @@
+"""What a step leaves to look at in the pipeline's own pages: one small HTML page with its pictures inside.
+
+Pages are shown in a frame without a network, so nothing in them is a link to something else.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image as Pillow
+
+from instructdiffusion.pipelines.report import alignment_plots, curves, duration, number, span
+
+if TYPE_CHECKING:
+    from instructdiffusion.model.task import Image
+
+TEMPLATE = "page.html.j2"
+SIDE = 128  # pixels of a single picture at most
+SHEET = 640  # and of the width of a contact sheet
+SHOWN = 12  # strips of pictures on a page at most
+Table = Sequence[Sequence[object]]  # the first row names the columns
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures side by side, as addresses that hold them, under a caption."""
+
+    caption: str
+    pictures: Sequence[str]
+    marked: Collection[int] = ()  # which of them stand out
+
+
+def page(
+    title: str,
+    facts: Mapping[str, object] | None = None,
+    *,
+    notes: Sequence[str] = (),
+    tables: Sequence[Table] = (),
+    strips: Sequence[Strip] = (),
+) -> str:
+    """A page; everything that came from data is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = (resources.files("instructdiffusion.pipelines") / TEMPLATE).read_text()
+    parts = {"notes": notes, "facts": facts or {}, "tables": tables, "strips": strips}
+    return environment.from_string(text).render(title=title, **parts)
+
+
+def shrunk(picture: Pillow.Image, side: int = SIDE) -> str:
+    """A picture, made no wider and no higher than `side` pixels, as an address that holds it."""
+    small, buffer = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((side, side * 4))  # a contact sheet is tall; what must fit is its width
+    small.save(buffer, "WEBP", quality=75)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def data(folder: Path, name: str) -> str:
+    """A data set: how much of what, and the first triplet of each task."""
+    from instructdiffusion.model.data.shards import Manifest, read_triplets
+
+    manifest, first = Manifest.load(folder), dict[str, Strip]()
+    if any(shard.name.endswith(".tar") for shard in manifest.shards):  # latents have no pictures
+        for triplet in read_triplets(folder):
+            if triplet.ask.task not in first:
+                caption = f"{triplet.ask.task}: {triplet.ask.instruction}"
+                first[triplet.ask.task] = Strip(caption, [_of(triplet.source), _of(triplet.target)])
+            if len(first) == len([task for task, count in manifest.counts.items() if count]):
+                break
+    facts = {"triplets": manifest.total, "split": manifest.split, "side": f"{manifest.size} px", "seed": manifest.seed}
+    counts: Table = [("task", "triplets"), *sorted(manifest.counts.items())]
+    kept = [("report", ""), *((key, _plain(value)) for key, value in manifest.report.items())]
+    notes = ["source and target of the first triplet of each task"] if first else []
+    return page(name, facts, notes=notes, tables=[counts, *([kept] if len(kept) > 1 else [])], strips=[*first.values()])
+
+
+def model(folder: Path, name: str, facts: Mapping[str, object]) -> str:
+    """A model: what it edits and how."""
+    editor = json.loads((folder / "editor.json").read_text())
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    about = {"resolution": f"{editor['resolution']} px", "size": f"{size / 2**20:.1f} MiB"}
+    guidance: Table = [
+        ("kind of task", "steps", "text guidance", "image guidance"),
+        *((kind, g["steps"], g["text"], g["image"]) for kind, g in editor.get("guidance", {}).items()),
+    ]
+    return page(name, {**about, **facts}, tables=[guidance] if len(guidance) > 1 else [])
+
+
+def candidates(folder: Path, name: str, picks: Mapping[str, Collection[str]] | None = None) -> str:
+    """Edits of the first prompts beside their source; those in `picks`, by the prompt's key, stand out."""
+    from instructdiffusion.model.candidates import load
+
+    prompts, picked = load(folder)["prompts"], picks or {}
+    shown = sorted(prompts, key=lambda prompt: not picked.get(prompt["key"]))  # those with a pick first
+    strips = [
+        Strip(
+            f"{prompt['task']}: {prompt['instruction']}",
+            [_file(folder / path) for path in (prompt["source"], *(edit["picture"] for edit in prompt["edits"]))],
+            [at for at, edit in enumerate(prompt["edits"], 1) if edit["id"] in picked.get(prompt["key"], ())],
+        )
+        for prompt in _one_a_task(shown)
+    ]
+    facts = {"prompts": len(prompts), "edits": sum(len(prompt["edits"]) for prompt in prompts)}
+    if picks is not None:
+        facts["picked"] = sum(map(len, picked.values()))
+    notes = ["source, then its edits" + ("; green: picked" if picks is not None else "")]
+    return page(name, facts, notes=notes, strips=strips)
+
+
+def rankings(folder: Path, edits: Path, name: str) -> str:
+    """Which edits were picked."""
+    from instructdiffusion.labeling.rankings import FILE, read
+
+    picks: dict[str, set[str]] = {}
+    for ranking in read(folder / FILE):
+        picks.setdefault(ranking.key, set()).update(ranking.edits)
+    return candidates(edits, name, picks)
+
+
+def training(document: Mapping[str, Any], name: str) -> str:
+    """A training: its loss over the steps, how fast it went, and its settings."""
+    facts = {
+        "steps": document["steps"],
+        "triplets": document["triplets"],
+        "triplets a second": number(document["triplets_per_second"], 1),
+        "processes": document["processes"],
+        "time": duration(document["seconds"]),
+    }
+    drawn = curves({name: document})
+    settings: Table = [("setting", "value"), *_flat(document.get("run", {}))]
+    return page(name, facts, tables=[settings], strips=[Strip("loss", [curve]) for curve in drawn.values()])
+
+
+def evaluation(folder: Path, name: str) -> str:
+    """An evaluation: scores with their intervals, floors and bounds, and a contact sheet of each task."""
+    document = json.loads((folder / "evaluation.json").read_text())
+    scores: list[Sequence[object]] = [("task", "metric", "score", "95 % interval", "floor", "bound", "samples")]
+    for task, s in document["tasks"].items():
+        low_to_high = f"{number(s['low'])} to {number(s['high'])}"
+        ends = (number(s["floor"]), number(s["bound"]))
+        scores.append((task, s["metric"], number(s["value"]), low_to_high, *ends, s["n"]))
+    sheets = [folder / f"{task}.png" for task in document["tasks"]]
+    strips = [Strip(sheet.stem, [_file(sheet, SHEET)]) for sheet in sheets if sheet.is_file()]
+    notes = [
+        "The floor is the score of doing nothing, the bound that of the target after a pass through the autoencoder.",
+        "Contact sheets: source, output and target of each sample.",
+    ]
+    return page(name, notes=notes, tables=[scores], strips=strips)
+
+
+def comparison(document: Mapping[str, Any]) -> str:
+    """What the alignment did beyond chance."""
+    names = {"before": "before", "control": "control", "aligned": "aligned", "gain": "aligned over control"}
+    rows: Table = [("", "mean truth of edits"), *((text, span(document[key], 4)) for key, text in names.items())]
+    raised = "above zero by more than its interval" if document["raised"] else "not distinguishable from zero"
+    strips = [Strip("with 95 % intervals", alignment_plots(document))]
+    return page("alignment and control", {"prompts": document["n"], "gain": raised}, tables=[rows], strips=strips)
+
+
+def _of(picture: Image) -> str:
+    return shrunk(Pillow.fromarray(picture))
+
+
+def _file(path: Path, side: int = SIDE) -> str:
+    with Pillow.open(path) as picture:
+        return shrunk(picture, side)
+
+
+def _one_a_task(prompts: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first prompt of each task, a page's worth."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for prompt in prompts:
+        first.setdefault(prompt["task"], prompt)
+    return list(islice(first.values(), SHOWN))
+
+
+def _flat(tree: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        rows += _flat(value, f"{path}{name}.") if isinstance(value, Mapping) else [(f"{path}{name}", _plain(value))]
+    return rows
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,153 @@
+"""Parameters of the pipelines: what each may be, and presets. Nothing here needs kfp, which is slow to load."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model
+
+from instructdiffusion.model.errors import ConfigError
+
+NAMES = ("data", "train", "align", "release", "end-to-end")
+FULL: Mapping[str, int] = {
+    "triplets": 2000,
+    "held_out": 20,
+    "prompts": 20,
+    "edits": 4,
+    "held_out_edits": 1,
+    "train_steps": 30,
+    "align_steps": 40,
+}
+QUICK: Mapping[str, int] = {
+    "triplets": 64,
+    "held_out": 2,
+    "prompts": 2,
+    "edits": 2,
+    "held_out_edits": 1,
+    "train_steps": 2,
+    "align_steps": 2,
+}
+LARGE: Mapping[str, int] = {
+    "triplets": 200_000,
+    "held_out": 200,
+    "prompts": 100,
+    "edits": 4,
+    "held_out_edits": 4,
+    "train_steps": 20_000,
+    "align_steps": 1_000,
+}
+PRESETS: Mapping[str, Mapping[str, int]] = {"quick": QUICK, "full": FULL, "large": LARGE}
+
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Address = Annotated[str, StringConstraints(pattern="^(s3://|/).+")]
+
+# The same name may be a count in one pipeline and the address of what was made in another.
+COUNTS: Mapping[str, Any] = {
+    "size": Annotated[int, Field(ge=32, le=1024, multiple_of=8)],
+    "triplets": Count,
+    "held_out": Annotated[int, Field(ge=1, le=10_000)],
+    "prompts": Annotated[int, Field(ge=1, le=10_000)],
+    "edits": Annotated[int, Field(ge=1, le=16)],
+    "held_out_edits": Annotated[int, Field(ge=1, le=16)],
+    "train_steps": Count,
+    "align_steps": Count,
+    "seed": Seed,
+    "prompt_seed": Seed,
+}
+TEXTS: Mapping[str, Any] = {
+    "start": Address | Literal[""],
+    "model": Address,
+    "latents": Address,
+    "held_out": Address,
+    "prompts": Address,
+    "annotator": Literal["reference", "random", "label-studio", "people"],
+}
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def checked(given: Mapping[str, Any], definitions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Arguments of a pipeline, each of its type and within its range.
+
+    Args:
+        given: text or value by parameter.
+        definitions: the parameters as a compiled pipeline defines them.
+
+    Raises:
+        ConfigError: one line with every parameter that is misspelt, missing or out of its range, and the fix.
+    """
+    problems = [_unknown(name, definitions) for name in given if name not in definitions]
+    missing = [name for name, told in definitions.items() if not told.get("isOptional") and name not in given]
+    problems += [f"{name} is missing: add --set {name}=..., {definitions[name]['description']}" for name in missing]
+    kinds = {"NUMBER_INTEGER": COUNTS, "STRING": TEXTS}
+    fields = {name: kinds[definitions[name]["parameterType"]][name] for name in given if name in definitions}
+    try:
+        values = in_range(fields, given)
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return values
+
+
+def in_range(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `fields`, which are types by name; ConfigError tells all that don't fit in one line."""
+    shape: Any = {name: (kind, ...) for name, kind in fields.items()}
+    try:
+        made: dict[str, Any] = create_model("Given", **shape)(**{name: given[name] for name in fields}).model_dump()
+        return made
+    except ValidationError as error:
+        raise ConfigError("; ".join(map(_problem, error.errors(include_url=False)))) from None
+
+
+def require(**values: int) -> None:
+    """What a step does first with its counts: the pipeline's own pages let any number through."""
+    in_range({name: COUNTS[name] for name in values}, values)
+
+
+def pairs(settings: Iterable[str]) -> dict[str, str]:
+    """`name=value` texts as a mapping; ConfigError where there is no `=`."""
+    made = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting!r} has no value; write it as name=value, as in --set seed=1")
+        made[name.strip()] = value.strip()
+    return made
+
+
+def changed(model: Model, settings: Iterable[str]) -> Model:
+    """A tree of settings with single ones changed, as in `training.nodes=2`; values are YAML.
+
+    Raises:
+        ConfigError: one line with every setting that is misspelt or doesn't fit.
+    """
+    values = model.model_dump()
+    for path, text in pairs(settings).items():
+        *sections, name = path.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {}) if isinstance(place, dict) else {}
+        place[name] = yaml.safe_load(text)
+    try:
+        return type(model).model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(map(_problem, error.errors(include_url=False)))) from None
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    fix = f"did you mean {close[0]}?" if close else f"choose from {', '.join(sorted(known))}"
+    return f"{name} is no parameter of this pipeline: {fix}"
+
+
+def _problem(detail: Any) -> str:
+    name, value = ".".join(map(str, detail["loc"])), detail["input"]
+    if detail["type"] == "extra_forbidden":
+        return f"{name} is no setting of the cluster; docs/kubeflow.md lists them"
+    if detail["type"] == "string_pattern_mismatch" and "s3" in detail["ctx"]["pattern"]:
+        return f"{name}={value}: write the address that an artifact of an earlier run shows, as in s3://BUCKET/NAME"
+    return f"{name}={value}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"

@@ -1,0 +1,78 @@
+"""The annotators' server as a lead starts it, once for all tests that need it; and edits to rank."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+
+import pytest
+from labeling.annotating import Labels, Proposed, shell
+from labeling.proposed import propose
+
+from instructdiffusion.components.process import Process, free_ports
+
+ROOT = Path(__file__).parents[2]
+ACCESS = re.compile(r"^export (\w+)='(.*)'$", re.MULTILINE)
+DATABASE, KEYS = Path("data/label_studio.sqlite3"), Path("keys.json")
+PATIENCE = 1500  # seconds: filling a fresh database takes it one minute, and many beside a training
+seeds = count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test is the first here waits for the server."""
+    for item in items:
+        if "labels" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(PATIENCE + 600))
+
+
+@pytest.fixture(scope="session")
+def labels(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Labels]:
+    """Label Studio and a store, started by the command. A fresh database is kept for the next time."""
+    out, port = tmp_path_factory.mktemp("labels"), free_ports(1)[0]
+    pins = hashlib.sha256((ROOT / "labeling" / "label-studio.txt").read_bytes()).hexdigest()
+    assert pytestconfig.cache is not None
+    fresh = pytestconfig.cache.mkdir(f"label-studio-{pins[:12]}")
+    if (fresh / KEYS).exists():
+        shutil.copytree(fresh, out / "label-studio")
+    command = [sys.executable, "-m", "instructdiffusion.pipelines", "label", "serve"]
+    serve = Process(
+        "label serve",
+        [*command, "--out", str(out), "--port", str(port)],
+        log_file=out / "serve.log",
+        environment=shell(COLUMNS="500"),
+        cwd=ROOT,
+    )
+    with serve:
+        serve.wait_healthy((out / "access.env").exists, timeout=PATIENCE)
+        keep(out / "label-studio", fresh)
+        yield Labels(out, dict(ACCESS.findall((out / "access.env").read_text())))
+        os.kill(serve.pid, signal.SIGINT)  # Ctrl-C
+        serve.wait_healthy(lambda: "stopped" in (out / "serve.log").read_text(), timeout=120)
+
+
+def keep(server: Path, fresh: Path) -> None:
+    """Copy what a server has before the first test; its keys last, so that a half copy is none."""
+    if (fresh / KEYS).exists():
+        return
+    (fresh / DATABASE).parent.mkdir(parents=True, exist_ok=True)
+    (fresh / DATABASE).unlink(missing_ok=True)
+    with closing(sqlite3.connect(server / DATABASE)) as one, closing(sqlite3.connect(fresh / DATABASE)) as other:
+        one.backup(other)
+    shutil.copy(server / KEYS, fresh / KEYS)
+
+
+@pytest.fixture
+def proposed(tmp_path: Path) -> Proposed:
+    """Candidates that no other test has, hence a round that no other test has."""
+    best = propose(tmp_path, {"denoise": 3}, size=32, seed=next(seeds))
+    return Proposed(tmp_path / "candidates", best)

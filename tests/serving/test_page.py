@@ -1,0 +1,58 @@
+"""The page at `/`, used as a visitor uses it: in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from browser import opened
+from PIL import Image as Pillow
+
+from instructdiffusion.components import deploy
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+LOADED = "image => image.complete && image.naturalWidth > 0"
+
+
+@pytest.fixture(scope="module")
+def page(deployment: deploy.Deployment) -> Iterator[Page]:
+    with opened(1280, 900) as (page, hosts):
+        page.goto(deployment.address)
+        yield page
+        assert hosts == {urlsplit(deployment.address).netloc}  # nothing comes from elsewhere
+
+
+def test_an_example_is_edited_by_keyboard_and_what_was_found_is_told(page: Page) -> None:
+    page.get_by_role("button", name="referring").click()
+    page.locator("#examples button").first.click()
+    page.wait_for_function("document.querySelector('#instruction').value != ''")
+    page.locator("#instruction").press("Enter")
+    page.wait_for_selector("#compare:not([hidden])")
+    assert page.locator("#after").evaluate(LOADED)
+    assert page.locator("#source").evaluate(LOADED)
+    told = page.locator("#result").inner_text()
+    assert "understood as referring" in told
+    assert "model 7" in told
+
+
+def test_the_whole_source_shows_whatever_its_form(page: Page, tmp_path: Path) -> None:
+    Pillow.fromarray(np.full((40, 160, 3), 90, np.uint8)).save(tmp_path / "wide.png")
+    page.locator("#file").set_input_files(tmp_path / "wide.png")
+    page.wait_for_function("document.querySelector('#source').naturalWidth == 160")
+    inside = "e => [e.clientWidth <= e.parentElement.clientWidth, e.clientHeight <= e.parentElement.clientHeight]"
+    assert page.locator("#source").evaluate(inside) == [True, True]
+
+
+def test_what_the_service_refuses_is_told_in_its_own_line(page: Page) -> None:
+    page.get_by_text("Options").click()
+    page.locator("input[name=steps]").fill("51")
+    page.locator("#instruction").fill("Remove the noise.")
+    page.locator("#go").click()
+    page.wait_for_function("document.querySelector('#result').innerText.includes('the limit is 50')")
+    assert page.locator("#result").inner_text().startswith("steps: 51, the limit is 50")

@@ -1,0 +1,44 @@
+"""What a service reads from its environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from instructdiffusion.components.settings import Settings as Addresses
+from instructdiffusion.model.errors import ConfigError
+from instructdiffusion.serving.settings import NAMES, PREFIX, Settings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_environment({}) == Settings.from_environment({NAMES["max_steps"]: ""}) == Settings()
+
+
+def test_every_setting_is_read() -> None:
+    given = {"name": "mine", "max_bytes": 2000, "max_pixels": 3000, "max_steps": 4, "max_pictures": 5, "max_waiting": 6}
+    settings = Settings.from_environment({NAMES[field]: str(value) for field, value in given.items()})
+    assert settings.model_dump() == given
+
+
+def test_all_that_is_wrong_is_said_in_one_line() -> None:
+    wrong = {NAMES["max_steps"]: "0", NAMES["name"]: "a/b", f"{PREFIX}MAX_BYTE": "1"}
+    with pytest.raises(ConfigError) as error:
+        Settings.from_environment(wrong)
+    line = str(error.value)
+    assert "\n" not in line
+    for part in ("MAX_BYTE is not a setting: did you mean", "MAX_STEPS=0: Input should be greater", "NAME=a/b: "):
+        assert part in line
+
+
+def test_the_platforms_variables_and_those_of_the_steps_are_left_alone() -> None:
+    theirs = {"PORT": "tcp://10.0.0.1:80", "SERVICE_HOST": "10.0.0.1"}  # as Kubernetes sets for a Service
+    assert Settings.from_environment({PREFIX + name: value for name, value in theirs.items()}) == Settings()
+    Addresses.from_environment(dict.fromkeys(NAMES.values(), "1"), needs=())
+
+
+@pytest.mark.parametrize("field", sorted(NAMES))
+def test_every_setting_is_explained_with_its_default(field: str) -> None:
+    page = (Path(__file__).parents[2] / "docs/serving.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{NAMES[field]}`"))
+    assert row.endswith(f"| `{Settings.model_fields[field].default}` |")
