@@ -66,9 +66,18 @@ def load_editor(weights: Path | None) -> Editor:
     return Editor.load(weights)
 
 
-def mounted(folder: str) -> Path | None:
-    """The model that KServe's storage initializer put into a folder; None: there is none."""
-    return Path(folder) if (Path(folder) / "editor.json").is_file() else None
+def mounted(folder: Path) -> Path | None:
+    """The model that KServe's storage initializer put into a folder, or directly below it; None: it put nothing there.
+
+    Raises:
+        ConfigError: what is there is no model. The Bento's own would answer in its place, and nobody would notice.
+    """
+    found = [path.parent for path in (folder / "editor.json", *sorted(folder.glob("*/editor.json"))) if path.is_file()]
+    if not found and folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} holds no model: no editor.json there or directly below; correct the storageUri")
+    if len(found) > 1 and found[0] != folder:
+        raise ConfigError(f"{folder} holds {len(found)} models ({', '.join(p.name for p in found)}); give it one")
+    return found[0] if found else None
 
 
 def _package_version() -> str:
@@ -151,7 +160,7 @@ class Service:
     def __init__(self) -> None:
         # Bento answers /readyz only after this returns, so ready means that the weights are in memory.
         self.editor = load_editor(
-            mounted(SETTINGS.models) or (Path(self.weights.path) / "model" if ARGUMENTS.weights else None)
+            mounted(Path(SETTINGS.models)) or (Path(self.weights.path) / "model" if ARGUMENTS.weights else None)
         )
         self.lock = Lock()
 

@@ -28,7 +28,7 @@ class Settings(BaseModel):
         "/mnt/models", description="Folder that KServe puts a model into; without one the Bento's serves."
     )
     max_bytes: int = Field(16 * 2**20, ge=2**10, le=2**30, description="Bytes of a request's pictures, as files.")
-    max_pixels: int = Field(16 * 2**20, ge=2**8, le=2**27, description="Pixels of one picture, width times height.")
+    max_pixels: int = Field(16 * 2**20, ge=2**8, le=2**27, description="Pixels of a request's pictures.")
     max_steps: int = Field(100, ge=1, le=1000, description="Denoising steps that a request may ask for.")
     max_pictures: int = Field(8, ge=1, le=1000, description="Pictures in one V1 or V2 request.")
     max_waiting: int = Field(16, ge=1, le=10_000, description="Requests for edits, waiting or at work; more get a 429.")
