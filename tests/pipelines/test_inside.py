@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
+from kfp import dsl
 
 from instructdiffusion.model.errors import DataError, ServiceError
 from instructdiffusion.pipelines.inside import inside
@@ -39,3 +41,10 @@ def test_a_step_ends_with_one_line_and_its_code(
 def test_a_fault_of_ours_keeps_its_traceback() -> None:
     with pytest.raises(KeyError), inside("make something"):
         raise KeyError("x")
+
+
+def test_measures_have_a_file_as_the_cache_wants(tmp_path: Path) -> None:
+    metrics = dsl.Metrics(uri=str(tmp_path / "step" / "metrics"))
+    with inside("make something") as here:
+        here.measure(metrics, {"loss": 0.5, "seconds": 3.0})
+    assert metrics.metadata == {"loss": 0.5, "seconds": 3.0} == json.loads(Path(metrics.path).read_text())

@@ -88,7 +88,7 @@ def test_v2_answers_each_picture_as_v1_does(deployment: Deployment, picture: Ima
 
     answer = asked("v2", infer)
     pictures, answers = (answer.get_output_by_name(name).data for name in ("picture", "answer"))
-    assert (answer.id, answer.model_name, answer.model_version) == ("my-id", MODEL, "7")
+    assert (answer.id, answer.model_name) == ("my-id", MODEL)
     assert headers["x-model-version"] == "7"
     assert [json.loads(text)["seed"] for text in answers] == [0, 1]
     body = {"instances": [instance(picture, seed=1)]}
@@ -127,7 +127,7 @@ V1 = {
 @pytest.mark.parametrize(("change", "line"), V1.values(), ids=list(V1))
 def test_v1_names_what_is_wrong(deployment: Deployment, picture: Image, change: dict[str, Any], line: str) -> None:
     body = {key: [instance(picture) | one for one in ones] for key, ones in change.items()}
-    with pytest.raises(httpx.HTTPStatusError, match=f"400.*{line}"):
+    with pytest.raises(httpx.HTTPStatusError, match=f"{line}.*'400 "):
         asked("v1", lambda client: client.infer(deployment.address, body, model_name=MODEL))
 
 
@@ -137,17 +137,17 @@ def test_raw_tensors_are_refused_with_the_way_to_send_them(deployment: Deploymen
     raw = InferInput("image", [1], "BYTES")
     raw.set_data_from_numpy(np.array([png_of(picture)], dtype=object), binary_data=True)
     asking = request([raw])
-    with pytest.raises(httpx.HTTPStatusError, match=r"415.*binary_data=False"):
+    with pytest.raises(httpx.HTTPStatusError, match=r"binary_data=False.*'415 "):
         asked("v2", lambda client: client.infer(deployment.address, asking, model_name=MODEL))
 
 
 def test_another_model_is_refused_by_name(deployment: Deployment, picture: Image) -> None:
     body = {"instances": [instance(picture)]}
-    with pytest.raises(httpx.HTTPStatusError, match=r"404.*no model is named 'zebra'; there is instructdiffusion"):
+    with pytest.raises(httpx.HTTPStatusError, match=r"no model is named 'zebra'; there is instructdiffusion, '404 "):
         asked("v1", lambda client: client.infer(deployment.address, body, model_name="zebra"))
 
 
 def test_many_pixels_over_several_pictures_are_refused(deployment: Deployment) -> None:
     body = {"instances": [instance(np.zeros((600, 1000, 3), np.uint8))] * 2}
-    with pytest.raises(httpx.HTTPStatusError, match=r"413.*1200000 pixels in a request, the limit is 1000000"):
+    with pytest.raises(httpx.HTTPStatusError, match=r"1200000 pixels in a request, the limit is 1000000.*'413 "):
         asked("v1", lambda client: client.infer(deployment.address, body, model_name=MODEL))

@@ -126,7 +126,7 @@ def bomb() -> bytes:
 PICTURES = {
     "text": (b"hello", 400, "image: not a picture that can be read; send PNG, JPEG, WEBP"),
     "nothing": (b"", 400, "image: "),
-    "a bomb": (bomb(), 413, "image: .*400000000 pixels, the limit is 1000000"),
+    "a bomb": (bomb(), 413, "image: far over 1000000 pixels, the limit"),
     "many bytes": (b"x" * (17 * 2**20), 413, "image: 17825792 bytes, the limit is 16777216"),
     "far too many bytes": (b"x" * (23 * 2**20), 413, "image: a request of .*bytes, the limit is 22435157"),
 }

@@ -126,8 +126,7 @@ def filter(
         made = run(Path(source.path), Path(shards.path), store=here.store)
         left = sum(made.facts["counts"].values())
         here.keep(shards, made, name=source.metadata["name"], triplets=left)
-        metrics.log_metric("made", source.metadata["triplets"])
-        metrics.log_metric("left", left)
+        here.measure(metrics, {"made": source.metadata["triplets"], "left": left})
         here.show(page, pages.data(Path(shards.path), source.metadata["name"]))
 
 

@@ -93,6 +93,12 @@ class Surroundings:
         """Write on an artifact what it is: its digest makes a step that reads it run again when it changes."""
         artifact.metadata.update({"digest": made.digest, "uri": made.uri, **more})
 
+    def measure(self, metrics: Any, figures: Mapping[str, float]) -> None:
+        """Write figures into an artifact of metrics, and into its file: a local cache takes back no step without."""
+        for name, value in figures.items():
+            metrics.log_metric(name, value)
+        write_atomic(Path(metrics.path), json.dumps(dict(figures), indent=1))
+
     def folder(self, source: str, copy: Path) -> Path:
         """A folder of this machine, or one of the store (s3://...), which is downloaded to `copy`."""
         return self.needed_store.get_directory(source, copy) if source.startswith("s3://") else Path(source)

@@ -70,10 +70,10 @@ def train(
         whole = made(weights, "models", digest_of(weights), here.store, {})
         here.keep(trained, whole, name=name, key=out.name, recipe=recipe, steps=steps, **from_what)
         training.metadata["digest"] = digest_of(Path(training.path))
-        metrics.log_metric("seconds", told["seconds"])
-        metrics.log_metric("triplets per second", told["triplets_per_second"])
+        figures = {"seconds": told["seconds"], "triplets per second": told["triplets_per_second"]}
         if told["curve"]:
-            metrics.log_metric("loss", told["curve"][-1]["loss"])
+            figures["loss"] = told["curve"][-1]["loss"]
+        here.measure(metrics, figures)
         here.show(page, pages.training(told, name))
 
 
@@ -112,8 +112,9 @@ def evaluate(
                 progress=here.progress,
             )
         here.keep(evaluation, made, name=model.metadata["name"])
-        for task, score in made.facts["tasks"].items():
-            metrics.log_metric(f"{task} {score['metric']}", score["value"])
+        here.measure(
+            metrics, {f"{task} {score['metric']}": score["value"] for task, score in made.facts["tasks"].items()}
+        )
         here.show(page, pages.evaluation(Path(evaluation.path), f"scores of {model.metadata['name']}"))
 
 
@@ -148,8 +149,7 @@ def compare(
         folders = (Path(part.path) for part in (shards, before, aligned, control, alignment))
         made = run(*folders, store=here.store)
         here.keep(alignment, made)
-        for end, value in made.facts["gain"].items():
-            metrics.log_metric(f"gain {end}", value)
+        here.measure(metrics, {f"gain {end}": value for end, value in made.facts["gain"].items()})
         here.show(page, pages.comparison(made.facts))
 
 
@@ -200,7 +200,6 @@ def gate(
         made = run(ours, theirs if version else None, Path(verdict.path), store=here.store)
         champion.metadata["version"] = version
         here.keep(verdict, made)
-        for end, value in made.facts["rise"].items():
-            metrics.log_metric(f"rise {end}", value)
+        here.measure(metrics, {f"rise {end}": value for end, value in made.facts["rise"].items()})
         here.show(page, (Path(verdict.path) / PAGE).read_text())
         return bool(made.facts["passed"])

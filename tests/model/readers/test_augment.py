@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from random import Random
+from site import addsitedir
 from typing import Any
 
 import numpy as np
@@ -181,7 +183,7 @@ def _sample(number: int) -> tuple[bytes, str]:
 
 def test_the_same_sample_is_the_same_with_any_number_of_workers() -> None:
     alone = [_sample(n) for n in range(8)]
-    with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
+    with ProcessPoolExecutor(2, get_context("forkserver"), addsitedir, (str(Path(__file__).parents[3]),)) as pool:
         shared = list(pool.map(_sample, reversed(range(8))))
     assert shared[::-1] == alone
     assert len({crop for crop, _ in alone}) == 8
