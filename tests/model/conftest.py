@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from stable import tiny_stable_diffusion
 
 from instructdiffusion.model import network, recipes
 from instructdiffusion.model.data.latents import encode
@@ -39,3 +40,9 @@ def latents(tiny: Model, shards: Path, tmp_path: Path) -> Path:
     """The tiny data set encoded for a run that trains the text encoder."""
     encode(shards, tiny, tmp_path / "latents", states=False)
     return tmp_path / "latents"
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text-to-image model of Stable Diffusion's classes."""
+    return tiny_stable_diffusion(tmp_path_factory.mktemp("sd") / "stable-diffusion")

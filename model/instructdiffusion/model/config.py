@@ -59,23 +59,45 @@ class Diffusion(Section):
     last_share: float = Field(
         0.0, description="share of samples at the last step of the noise, where nothing of the target shows", ge=0, le=1
     )
-    drop_text: float = Field(0.075, description="share of samples that lose their instruction", ge=0, lt=0.5)
+    drop_text: float = Field(0.075, description="share of samples that lose their instruction", ge=0, le=1)
     drop_image: float = Field(
-        0.075, description="share of samples that lose their source; never the same ones", ge=0, lt=0.5
+        0.075, description="share of samples that lose their source; never the same ones", ge=0, le=1
     )
     focus: float = Field(
         0.0, description="extra loss weight shared out over the changed cells; 0: all cells alike", ge=0
     )
+    min_snr: float = Field(0.0, description="gamma of min-SNR weighting of the times, usually 5; 0: off", ge=0)
+    zero_terminal_snr: bool = Field(
+        False, description="stretch the schedule so that nothing of the target shows at its last step"
+    )
+    offset_noise: float = Field(
+        0.0, description="strength of noise that is one number a channel, usually 0.1; 0: off", ge=0
+    )
 
     def read_as(self, other: Diffusion) -> Diffusion:
         """These settings for a network whose output and noise mean what `other` says."""
-        meaning = ("prediction", "from_source", "gate", "schedule")
+        meaning = ("prediction", "from_source", "gate", "schedule", "zero_terminal_snr")
         return self.model_copy(update={name: getattr(other, name) for name in meaning})
 
     @model_validator(mode="after")
     def _gates_a_change(self) -> Self:
         if self.gate and not self.from_source:
             raise ValueError("gate=true needs from_source=true, for it weighs the change of the source; set that too")
+        return self
+
+    @model_validator(mode="after")
+    def _drops_one_at_most(self) -> Self:
+        if self.drop_text + self.drop_image > 1:
+            raise ValueError("drop_text and drop_image add up to more than 1, but no sample loses both; lower either")
+        return self
+
+    @model_validator(mode="after")
+    def _shows_the_target(self) -> Self:
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ValueError(
+                "zero_terminal_snr=true needs prediction=v_prediction or sample, for noise says nothing of the target "
+                "where there is nothing else; set that too"
+            )
         return self
 
 
@@ -96,6 +118,21 @@ class Optim(Section):
         "auto", description="auto: what is fastest on this machine, measured"
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again instead of keeping them: a third slower, far less memory"
+    )
+
+
+class Lora(Section):
+    """Low-rank adapters (LoRA): only they learn, and at the end they are folded into the weights."""
+
+    rank: int = Field(0, description="of each adapter; 0: none, all weights learn", ge=0)
+    alpha: int = Field(16, description="adapters count alpha / rank", gt=0)
+    targets: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0", "conv_in"),
+        description="endings of the layers' names; conv_in is where the source comes in",
+        min_length=1,
+    )
 
 
 class Run(Section):
@@ -105,6 +142,7 @@ class Run(Section):
     network: Network = Network()
     diffusion: Diffusion = Diffusion()
     optim: Optim = Optim()
+    lora: Lora = Lora()
     ema_decay: float = Field(0.9999, description="of the weights' moving average", ge=0, lt=1)
     train_text: bool = Field(False, description="whether the text encoder learns too")
     seed: int = Field(0, description="of initialisation, order and noise")
@@ -118,6 +156,12 @@ class Run(Section):
                 f"optim.batch_size={self.optim.batch_size} is not a multiple of "
                 f"optim.micro_batch={self.optim.micro_batch}; set either so that it divides"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adapts_the_unet_alone(self) -> Self:
+        if self.lora.rank and self.train_text:
+            raise ValueError("lora.rank and train_text=true don't go together; set lora.rank=0 or train_text=false")
         return self
 
 

@@ -34,7 +34,10 @@ def predict_target(
     scheduler: DDIMScheduler,
     diffusion: Diffusion,
 ) -> Tensor:
-    """The target that a network output stands for, whatever it predicts. With a gate, that is the last channel."""
+    """The target that a network output stands for, whatever it predicts. With a gate, that is the last channel.
+
+    The source is in the target's scale: a condition times the scale of the autoencoder.
+    """
     if diffusion.gate:
         return source_BCHW + output[:, -1:].sigmoid() * output[:, :-1]
     if diffusion.from_source:
@@ -63,6 +66,28 @@ def wanted_output(
     return a_B111.sqrt() * noise_BCHW - (1 - a_B111).sqrt() * target_BCHW
 
 
+def min_snr_weight(t_B: Tensor, scheduler: DDIMScheduler, diffusion: Diffusion) -> Tensor:
+    """Weight of each sample: min(SNR, gamma), over SNR for noise and over SNR + 1 for velocity, with SNR = a / (1 - a).
+
+    Equation of Min-SNR-gamma (arXiv 2303.09556, section 3.4). Here it is the only place where it counts: the original
+    release multiplies by it twice.
+    """
+    a_B = scheduler.alphas_cumprod.to(t_B.device)[t_B]
+    snr_B = a_B / (1 - a_B)
+    kept_B = snr_B.clamp(max=diffusion.min_snr)
+    if diffusion.from_source or diffusion.prediction == "sample":
+        return kept_B
+    return kept_B / snr_B if diffusion.prediction == "epsilon" else kept_B / (snr_B + 1)
+
+
+def offset(noise_BCHW: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Offset noise: n + strength * m, with m normal and one number for each sample and channel.
+
+    Plain noise leaves a picture's mean nearly alone, so that a network never learns to make very dark or bright ones.
+    """
+    return noise_BCHW + strength * torch.randn((*noise_BCHW.shape[:2], 1, 1), generator=generator)
+
+
 def changed_cells(target_BCHW: Tensor, source_BCHW: Tensor) -> Tensor:
     """1.0 where target and source differ, else 0.0; batch x 1 x height x width."""
     return ((target_BCHW - source_BCHW).square().mean(1, keepdim=True).sqrt() > CHANGED).float()
@@ -88,7 +113,10 @@ def draw_times(count: int, diffusion: Diffusion, last: int, generator: torch.Gen
 
 
 def drop_conditions(count: int, diffusion: Diffusion, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which samples lose their text and which their image (bool, batch); none loses both (paper, section 3.3)."""
+    """Which samples lose their text and which their image (bool, batch); none loses both (paper, section 3.3).
+
+    Where every sample loses its image, the network learns to make pictures from captions: the stage `adapt`.
+    """
     draw_B = torch.rand(count, generator=generator)
     text_B = draw_B < diffusion.drop_text
     image_B = (draw_B >= diffusion.drop_text) & (draw_B < diffusion.drop_text + diffusion.drop_image)
@@ -107,10 +135,12 @@ class Objective(nn.Module):
         diffusion: Diffusion,
         pixel_scale_C: Tensor | None = None,
         bf16: bool = False,
+        scale: float = 1.0,
     ) -> None:
+        """Take the networks; `scale` is what makes a source comparable to a target (see `Model.scale`)."""
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
-        self.scheduler, self.diffusion, self.bf16 = scheduler, diffusion, bf16
+        self.scheduler, self.diffusion, self.bf16, self.scale = scheduler, diffusion, bf16, scale
         if null_text_LD is not None:
             self.register_buffer("null_text", null_text_LD, persistent=False)
         self.null_text: Tensor
@@ -136,22 +166,27 @@ class Objective(nn.Module):
         count, diffusion = source_BCHW.shape[0], self.diffusion
         t_B = draw_times(count, diffusion, self.scheduler.config.num_train_timesteps - 1, generator)
         noise_BCHW = torch.randn(target_BCHW.shape, generator=generator)
+        if diffusion.offset_noise:
+            noise_BCHW = offset(noise_BCHW, diffusion.offset_noise, generator)
         no_text_B, no_image_B = drop_conditions(count, diffusion, generator)
         seen_BCHW = torch.where(no_image_B.view(-1, 1, 1, 1), 0.0, source_BCHW)
         noisy_BCHW = add_noise(target_BCHW, noise_BCHW, t_B, self.scheduler)
         with torch.autocast(source_BCHW.device.type, torch.bfloat16, enabled=self.bf16):
             text_BLD = self._text(text, null_tokens, no_text_B)
             output = self.unet(torch.cat([noisy_BCHW, seen_BCHW], dim=1), t_B, text_BLD).sample.float()
-        changed_B1HW = changed_cells(target_BCHW, seen_BCHW if diffusion.gate else source_BCHW)
+        before_BCHW = seen_BCHW * self.scale  # what the network starts from, as a target would be
+        changed_B1HW = changed_cells(target_BCHW, before_BCHW if diffusion.gate else source_BCHW * self.scale)
         weight_B1HW = focus_weights(changed_B1HW, diffusion.focus)
         if diffusion.from_source:
-            error_BCHW = predict_target(output, noisy_BCHW, seen_BCHW, t_B, self.scheduler, diffusion) - target_BCHW
+            error_BCHW = predict_target(output, noisy_BCHW, before_BCHW, t_B, self.scheduler, diffusion) - target_BCHW
         else:
             error_BCHW = output - wanted_output(target_BCHW, noise_BCHW, t_B, self.scheduler, diffusion)
         loss_B = (error_BCHW.square() * self.pixel_share * weight_B1HW).mean((1, 2, 3))
         if diffusion.relative:
-            still_B = ((target_BCHW - seen_BCHW).square() * self.pixel_share * weight_B1HW).mean((1, 2, 3))
+            still_B = ((target_BCHW - before_BCHW).square() * self.pixel_share * weight_B1HW).mean((1, 2, 3))
             loss_B = loss_B / (still_B + torch.where(still_B > LEAST_CHANGE / 10, LEAST_CHANGE, NO_CHANGE))
+        if diffusion.min_snr:
+            loss_B = loss_B * min_snr_weight(t_B, self.scheduler, diffusion)
         if diffusion.gate:
             gate_B1HW = binary_cross_entropy_with_logits(output[:, -1:], changed_B1HW, weight_B1HW, reduction="none")
             loss_B = loss_B + diffusion.gate_weight * gate_B1HW.mean((1, 2, 3))

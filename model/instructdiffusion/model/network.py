@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from instructdiffusion.model.config import Diffusion, Network
 from instructdiffusion.model.errors import DataError
@@ -41,6 +43,7 @@ BASE = Path(__file__).parent / "base"
 SETTINGS = "editor.json"
 _TEXT_ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"  # on a CPU the fused kernel trains at half the speed
 IMAGE_CHANNELS = 3
+disable_progress_bar()  # of reading weights: it writes over the lines of whoever reads them
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,7 @@ def scheduler_for(diffusion: Diffusion) -> DDIMScheduler:
         beta_end=0.012,
         beta_schedule=diffusion.schedule,
         prediction_type=diffusion.prediction,
+        rescale_betas_zero_snr=diffusion.zero_terminal_snr,  # arXiv 2305.08891, algorithm 1
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
@@ -241,30 +245,46 @@ def load(folder: Path | None) -> Model:
     path = folder / SETTINGS
     if not path.is_file():
         raise DataError(
-            f"{folder} is no model: it holds no {SETTINGS}; name a folder that a training run wrote, or run: make base"
+            f"{folder} is no model: it holds no {SETTINGS}; name a folder that a training run wrote, make one of "
+            "Stable Diffusion with: instructdiffusion model import, or run: make base"
         )
-    try:
+    with reading(folder):
         settings = json.loads(path.read_text())
-        vae_class = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
-        model = Model(
-            unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-            vae=AUTOENCODERS[vae_class].from_pretrained(folder / "vae", torch_dtype=torch.float32),
-            text_encoder=CLIPTextModel.from_pretrained(
-                folder / "text_encoder", dtype=torch.float32, attn_implementation=_TEXT_ATTENTION
-            ),
-            tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        unet, vae, text_encoder, tokenizer = parts(folder)
+        return Model(
+            unet,
+            vae,
+            text_encoder,
+            tokenizer,
             scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
             diffusion=Diffusion.model_validate(settings["diffusion"]),
             resolution=settings["resolution"],
             guidance={family: Guidance(**g) for family, g in settings["guidance"].items()},
         )
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Whatever breaks while a model's folder is read becomes a line that names it."""
+    try:
+        yield
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"model in {folder} can't be read ({reason}); copy it again or choose another") from error
-    for part in (model.unet, model.vae, model.text_encoder):
+
+
+def parts(folder: Path) -> tuple[UNet2DConditionModel, Any, CLIPTextModel, PreTrainedTokenizerBase]:
+    """U-Net, autoencoder, text encoder and tokenizer of a diffusers folder, in 32 bits, not learning."""
+    vae_class = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    vae = AUTOENCODERS[vae_class].from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    text_encoder = CLIPTextModel.from_pretrained(
+        folder / "text_encoder", dtype=torch.float32, attn_implementation=_TEXT_ATTENTION
+    )
+    for part in (unet, vae, text_encoder):
         part.eval().requires_grad_(False)
-    model.unet.set_attn_processor(fastest_attention())
-    return model
+    unet.set_attn_processor(fastest_attention())
+    return unet, vae, text_encoder, AutoTokenizer.from_pretrained(folder / "tokenizer")
 
 
 def fastest_attention() -> AttnProcessor | AttnProcessor2_0:

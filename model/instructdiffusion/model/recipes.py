@@ -1,10 +1,20 @@
-"""Named runs. A recipe is a function; one recipe is another with a change, and says why."""
+"""Named runs. A recipe is a function; one recipe is another with a change, and says why.
+
+Three stages, each at three sizes. `adapt`, `train` and `align` are nano, `smoke` is for tests.
+
+    stage   nano     one GPU        the paper's
+    1       adapt    small_adapt    paper_adapt     pictures with painted marks, from captions
+    2       train    small          paper           all tasks
+    3       align    small_align    paper_align     the edits that were picked
+
+Those of one GPU and of the paper start from a model that `instructdiffusion model import` made of SD 1.5.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from instructdiffusion.model.config import Diffusion, Network, Optim, Run
+from instructdiffusion.model.config import Diffusion, Lora, Network, Optim, Run
 from instructdiffusion.model.errors import ConfigError
 
 _NANO = Diffusion(
@@ -23,7 +33,43 @@ _NANO = Diffusion(
 
 def paper() -> Run:
     """Stage 2 at full size: SD 1.5, 256 pixels, batch 3072, 200 epochs of 955 000 triplets (paper, section 4.1)."""
-    return Run(name="paper", network=Network(size=256), optim=Optim())
+    return Run(name="paper", network=Network(size=256), optim=Optim(gradient_checkpointing=True))
+
+
+def paper_adapt() -> Run:
+    """Stage 1 at full size: pictures with painted marks from captions. How long, the paper does not say."""
+    run = paper()
+    optim = run.optim.model_copy(update={"steps": 10_000})
+    return _captioned(run).model_copy(update={"name": "paper_adapt", "optim": optim})
+
+
+def paper_align() -> Run:
+    """Stage 3 at full size: ten epochs of the 1000 pictures that people picked, with a short average (section 4.8)."""
+    run = paper()
+    optim = run.optim.model_copy(update={"steps": 160, "batch_size": 64, "micro_batch": 8})
+    changes = {"name": "paper_align", "optim": optim, "ema_decay": 0.99, "seed": 1, "checkpoint_every": 16}
+    return run.model_copy(update=changes)
+
+
+def small() -> Run:
+    """Stage 2 on one GPU: SD 1.5 at 256 pixels, adapters in place of all weights, a batch of 128."""
+    optim = Optim(steps=20_000, batch_size=128, micro_batch=16, warmup=500, gradient_checkpointing=True, zero_stage=0)
+    return Run(name="small", network=Network(size=256), optim=optim, lora=Lora(rank=64, alpha=64), ema_decay=0.999)
+
+
+def small_adapt() -> Run:
+    """Stage 1 on one GPU, as `small`."""
+    run = small()
+    optim = run.optim.model_copy(update={"steps": 2_000})
+    return _captioned(run).model_copy(update={"name": "small_adapt", "optim": optim})
+
+
+def small_align() -> Run:
+    """Stage 3 on one GPU: ten epochs of 1000 pictures."""
+    run = small()
+    optim = run.optim.model_copy(update={"steps": 160, "batch_size": 64, "warmup": 10})
+    changes = {"name": "small_align", "optim": optim, "ema_decay": 0.99, "seed": 1, "checkpoint_every": 16}
+    return run.model_copy(update=changes)
 
 
 def base() -> Run:
@@ -49,6 +95,14 @@ def base() -> Run:
         train_text=True,
         checkpoint_every=250,
     )
+
+
+def adapt() -> Run:
+    """Stage 1 at nano size: pictures with painted marks, from captions alone (section 3.3).
+
+    The base knows marks already, for it is made from nothing on all tasks: this is here to show the stage whole.
+    """
+    return _captioned(train()).model_copy(update={"name": "adapt"})
 
 
 def train() -> Run:
@@ -92,7 +146,25 @@ def smoke() -> Run:
     )
 
 
-RECIPES: dict[str, Callable[[], Run]] = {r.__name__: r for r in (paper, base, train, align, smoke)}
+def _captioned(run: Run) -> Run:
+    """The same run without sources: every sample loses its picture and keeps its words.
+
+    No adapter sits where the source comes in, for it starts from chance and nothing would correct it there.
+    """
+    diffusion = run.diffusion.model_copy(update={"drop_image": 1.0, "drop_text": 0.0})
+    lora = run.lora.model_copy(update={"targets": tuple(name for name in run.lora.targets if name != "conv_in")})
+    return run.model_copy(update={"diffusion": diffusion, "lora": lora})
+
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    r.__name__: r
+    for r in (
+        *(base, adapt, train, align),
+        *(small_adapt, small, small_align),
+        *(paper_adapt, paper, paper_align),
+        smoke,
+    )
+}
 
 
 def recipe(name: str) -> Run:

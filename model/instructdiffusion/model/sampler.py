@@ -73,7 +73,8 @@ def _predict(model: Model, noisy_BCHW: Tensor, seen_BCHW: Tensor, heard_BLD: Ten
     """The target as one branch of the guidance sees it."""
     t_B = torch.full((len(noisy_BCHW),), t)
     output_BCHW = model.unet(torch.cat([noisy_BCHW, seen_BCHW], dim=1), t_B, heard_BLD).sample
-    return predict_target(output_BCHW, noisy_BCHW, seen_BCHW, t_B, model.scheduler, model.diffusion)
+    before_BCHW = seen_BCHW * model.scale  # what the network starts from, as a target would be
+    return predict_target(output_BCHW, noisy_BCHW, before_BCHW, t_B, model.scheduler, model.diffusion)
 
 
 def _step_to(model: Model, target_BCHW: Tensor, noisy_BCHW: Tensor, t: int) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 
-from instructdiffusion.model import checkpoint, engine, network
+from instructdiffusion.model import checkpoint, engine, lora, network
 from instructdiffusion.model.config import Run
 from instructdiffusion.model.data.latents import Latents, order
 from instructdiffusion.model.diffusion import Objective
@@ -27,7 +27,7 @@ from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import Clock, Reporter
 
 log = logging.getLogger(__name__)
-MODEL, SUMMARY, CURVE = "model", "training.json", "curve.jsonl"
+MODEL, SUMMARY, CURVE, ADAPTER = "model", "training.json", "curve.jsonl", "adapter"
 
 
 def train(run: Run, data: Path, model: Path | Model | None, out: Path, report: Reporter) -> Path:
@@ -88,6 +88,12 @@ def _start(run: Run, nets: Model, out: Path) -> _Job:
     learns = [nets.unet, nets.text_encoder] if run.train_text else [nets.unet]
     for part in learns:
         part.train().requires_grad_(True)
+    if run.lora.rank:
+        lora.add(nets.unet, run.lora)
+    if run.optim.gradient_checkpointing:
+        nets.unet.enable_gradient_checkpointing()
+        if run.train_text:
+            nets.text_encoder.gradient_checkpointing_enable()
     null_tokens = nets.tokens([""])
     null_text = None if run.train_text else nets.text([""])[0]
     nets.unet.set_attn_processor(network.fastest_attention())
@@ -95,7 +101,7 @@ def _start(run: Run, nets: Model, out: Path) -> _Job:
     diffusion = run.diffusion.read_as(nets.diffusion)
     pixel_scale = getattr(nets.vae, "spread", None) if diffusion.relative else None
     bf16 = engine.use_bf16(run)
-    objective = Objective(nets.unet, text_encoder, null_text, nets.scheduler, diffusion, pixel_scale, bf16)
+    objective = Objective(nets.unet, text_encoder, null_text, nets.scheduler, diffusion, pixel_scale, bf16, nets.scale)
     wrapped = engine.start(run, objective)
     ema = EMAModel([p for p in objective.parameters() if p.requires_grad], decay=run.ema_decay, foreach=True)
     job = _Job(run, wrapped, ema, null_tokens, torch.distributed.get_rank(), torch.distributed.get_world_size())
@@ -158,6 +164,9 @@ def _tell(job: _Job, sums: dict[str, list[float]], clock: Clock, report: Reporte
 def _finish(job: _Job, nets: Model, out: Path, count: int) -> Path:
     job.ema.copy_to(p for p in job.engine.module.parameters() if p.requires_grad)
     if job.rank == 0:
+        if job.run.lora.rank:
+            lora.save(nets.unet, out / ADAPTER)
+            lora.merge(nets.unet)
         network.save(nets, out / MODEL)
         run = job.run
         summary = {

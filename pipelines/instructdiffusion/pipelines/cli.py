@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from instructdiffusion.model.errors import ConfigError, DataError, InstructDiffusionError, from_system
-from instructdiffusion.pipelines import cli_data, cli_kubeflow, cli_label, cli_registry
+from instructdiffusion.pipelines import cli_data, cli_kubeflow, cli_label, cli_model, cli_registry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -230,7 +230,7 @@ def recipes(as_json: Json = False) -> None:
         return
     for name, recipe in RECIPES.items():
         run, first = recipe(), (recipe.__doc__ or "").strip().splitlines()[0]
-        print(f"{name:<8} {run.optim.steps:>7} steps of {run.optim.batch_size:<5} {first}")
+        print(f"{name:<12} {run.optim.steps:>7} steps of {run.optim.batch_size:<5} {first}")
 
 
 @app.command()
@@ -243,6 +243,7 @@ def version(as_json: Json = False) -> None:
 
 
 cli_data.add(app)
+cli_model.add(app)
 cli_kubeflow.add(app)
 cli_label.add(app)
 cli_registry.add(app)

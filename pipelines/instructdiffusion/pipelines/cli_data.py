@@ -49,6 +49,25 @@ def check(
     console.print(table(counted))
 
 
+@data.command()
+def adapt(
+    out: Annotated[Path, typer.Argument(help="folder of the data set")],
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="folder of photographs with captions; repeatable", metavar="DIR")
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=0, help="composed scenes to add")] = 0,
+    size: Annotated[int, typer.Option(min=32, help="side of the pictures, pixels")] = 64,
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document for machines")] = False,
+) -> None:
+    """Paint marks at random places, with captions that say so: what stage 1, `adapt`, is trained on."""
+    from instructdiffusion.model.synthesis.adapt import marked
+
+    manifest = marked(out, photos=photos or [], scenes=scenes, size=size, seed=seed)
+    document = manifest.model_dump(mode="json")
+    typer.echo(json.dumps(document, indent=1) if as_json else f"{manifest.total} marked pictures are in {out}")
+
+
 def counts(reader: Reader, folder: Path, split: str | None) -> dict[str, Counts]:
     """What each split of a data set holds, or the one asked for.
 

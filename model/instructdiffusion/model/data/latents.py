@@ -72,18 +72,19 @@ def _batches(triplets: Iterator[Triplet], size: int) -> Iterator[list[Triplet]]:
 
 def _encode_batch(nets: Model, batch: list[Triplet], path: Path, states: bool) -> Shard:
     instructions = [t.ask.instruction for t in batch]
-    text = nets.text(instructions).half() if states else nets.tokens(instructions).short()
+    tasks = list(dict.fromkeys([*TASKS, *(t.ask.task for t in batch)]))  # some data is of no task, stage 1's for one
+    text = nets.text(instructions).half() if states else nets.tokens(instructions).int()
     tensors = {
         "source": nets.encode(t.source for t in batch).half(),
         "target": (nets.encode(t.target for t in batch) * nets.scale).half(),
         "text": text,
-        "task": torch.tensor([list(TASKS).index(t.ask.task) for t in batch], dtype=torch.uint8),
+        "task": torch.tensor([tasks.index(t.ask.task) for t in batch], dtype=torch.uint8),
     }
     temporary = path.with_suffix(".part")
     save_file(
         {k: v.contiguous() for k, v in tensors.items()},
         temporary,
-        {"tasks": json.dumps(list(TASKS)), "text": "states" if states else "tokens"},
+        {"tasks": json.dumps(tasks), "text": "states" if states else "tokens"},
     )
     temporary.replace(path)
     return Shard(name=path.name, digest=digest_of(path), count=len(batch))

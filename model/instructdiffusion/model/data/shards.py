@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -96,6 +97,22 @@ def write_shard(path: Path, triplets: Iterable[Triplet]) -> Shard:
             count += 1
     write_atomic(path, buffer.getvalue())
     return Shard(name=path.name, digest=digest_of(path), count=count)
+
+
+def write_shard_once(path: Path, request: str, triplets: Iterable[Triplet]) -> Shard:
+    """`write_shard`, unless an earlier run finished it: its digest is kept beside it, one mark for each request.
+
+    Args:
+        request: everything that the triplets depend on, in words.
+    """
+    mark = path.with_suffix(f".{crc32(request.encode()):08x}.json")
+    if mark.is_file() and path.is_file():
+        done = Shard.model_validate_json(mark.read_text())
+        if done.digest == digest_of(path):
+            return done
+    shard = write_shard(path, triplets)
+    write_atomic(mark, shard.model_dump_json())
+    return shard
 
 
 def read_triplets(folder: Path, tasks: Iterable[str] | None = None) -> Iterator[Triplet]:

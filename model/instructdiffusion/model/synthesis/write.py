@@ -14,12 +14,10 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
-from zlib import crc32
 
 from instructdiffusion.model.data.photos import Split
-from instructdiffusion.model.data.shards import PER_SHARD, Manifest, Shard, Triplet, write_shard
+from instructdiffusion.model.data.shards import PER_SHARD, Manifest, Shard, Triplet, write_shard_once
 from instructdiffusion.model.errors import ConfigError
-from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.tasks import TASKS, task_named
 
@@ -109,15 +107,11 @@ def _each(
 
 
 def _write_part(out: Path, size: int, split: Split, part: tuple[int, list[tuple[str, str]]]) -> Shard:
-    """Write one shard, unless an earlier run finished it: its digest is kept beside it."""
     number, rows = part
-    path = out / f"shard-{number:05d}.tar"
-    mark = path.with_suffix(f".{crc32(repr((size, split, rows)).encode()):08x}.json")  # one per request
-    if mark.is_file() and path.is_file():
-        done = Shard.model_validate_json(mark.read_text())
-        if done.digest == digest_of(path):
-            return done
+    triplets = _composed(size, split, rows)
+    return write_shard_once(out / f"shard-{number:05d}.tar", repr((size, split, rows)), triplets)
+
+
+def _composed(size: int, split: Split, rows: list[tuple[str, str]]) -> Iterator[Triplet]:
     studio = Studio.open(size, split)
-    shard = write_shard(path, (compose(studio, task, seed) for task, seed in rows))
-    write_atomic(mark, shard.model_dump_json())
-    return shard
+    yield from (compose(studio, task, seed) for task, seed in rows)
