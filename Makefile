@@ -28,7 +28,7 @@ label-studio: $(READY) $(LABELS)  ## start the annotators' server on this machin
 	@.venv/bin/instructdiffusion label serve $(ARGS)
 
 test: $(READY) $(LABELS)  ## run the tests
-	@.venv/bin/pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@.venv/bin/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(READY)  ## lint, formatting, types, import contracts, links in docs
 	@.venv/bin/ruff check

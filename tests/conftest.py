@@ -21,6 +21,7 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers, a folder's tests go to one of them: they share servers that are slow to start."""
     root = Path(__file__).parent

@@ -144,7 +144,7 @@ def release(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(900)
 def test_no_request_fails_while_the_alias_moves_to_and_fro_or_the_service_dies(release: Release) -> None:
     release.registry.set_alias(CHAMPION, "1")
     assert release.command(ONCE) == f"version 1 serves at {release.address}"
@@ -173,7 +173,7 @@ def test_no_request_fails_while_the_alias_moves_to_and_fro_or_the_service_dies(r
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(900)
 def test_a_reconciler_that_is_killed_while_a_service_starts_leaves_none_beside_the_next(release: Release) -> None:
     release.registry.set_alias(CHAMPION, "1")
     with started(ONCE, release.folder, release.variables) as first:
