@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from instructdiffusion.model.config import Run
-from instructdiffusion.model.network import fast_bf16
+from instructdiffusion.model.device import fast_bf16
 
 WSD_TAIL = 0.2  # share of the steps in which the learning rate falls
 

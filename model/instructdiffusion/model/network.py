@@ -292,13 +292,6 @@ def fastest_attention() -> AttnProcessor | AttnProcessor2_0:
     return AttnProcessor2_0() if torch.cuda.is_available() else AttnProcessor()
 
 
-def fast_bf16() -> bool:
-    """Whether this machine multiplies bf16 in hardware; without that, bf16 is many times slower than fp32 on a CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def word_tokenizer(length: int) -> PreTrainedTokenizerFast:
     """A tokenizer of whole words: those of the tasks' templates, colours, kinds, joints, places; no case, no commas."""
     words = ["<pad>", "<start>", "<end>", "<unknown>", *_words()]

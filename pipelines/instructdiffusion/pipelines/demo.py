@@ -19,7 +19,7 @@ from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.pipelines import local, machine
 from instructdiffusion.pipelines.answers import Answer, ask_each_task
-from instructdiffusion.pipelines.parameters import FULL, QUICK
+from instructdiffusion.pipelines.parameters import FULL, QUICK, SLOWER
 from instructdiffusion.pipelines.show import Steps
 
 FOLDERS = (
@@ -218,13 +218,20 @@ def _document(outputs: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _parameters(order: Order, ports: Mapping[str, int]) -> dict[str, Any]:
     return {
-        **(QUICK if order.quick else FULL),
+        **_counts(order.quick),
         "start": str(order.start.absolute()) if order.start else "",
         "size": machine.resolution(order.start),
         "annotator": order.rank,
         "work": str(order.out.absolute() / "work"),
         "port": ports["serving_port"],
     }
+
+
+def _counts(quick: bool) -> Mapping[str, int]:
+    """How much of everything: ten minutes' worth on two cores of either kind."""
+    from instructdiffusion.model.device import fast_bf16
+
+    return QUICK if quick else FULL if fast_bf16() else SLOWER
 
 
 def version(start: Path | None) -> str:
