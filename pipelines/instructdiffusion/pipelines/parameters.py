@@ -21,7 +21,7 @@ FULL: dict[str, int] = {
     "train_steps": 30,
     "align_steps": 40,
 }
-SLOWER: Mapping[str, int] = FULL | {"train_steps": 15, "align_steps": 24}  # where a step takes three times as long
+SLOWER: Mapping[str, int] = FULL | {"train_steps": 12, "align_steps": 20}  # where a step takes three times as long
 QUICK: Mapping[str, int] = {
     "triplets": 64,
     "held_out": 2,
