@@ -99,5 +99,22 @@ def merge(
     _show({"model": str(out)}, f"the merged model is in {out}", as_json)
 
 
+@model.command()
+def tint(
+    out: Annotated[Path, typer.Argument(help="folder of the network")],
+    steps: Annotated[int, typer.Option(min=1, help="of 32 samples")] = 700,
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train the light U-Net that reads tints from rough pictures; one comes with the package (minutes)."""
+    from rich.console import Console
+
+    from instructdiffusion.model.tint_training import train
+
+    console = Console(stderr=True)
+    train(out, steps=steps, seed=seed, progress=lambda done, of, text: console.print(f"{done} of {of} steps, {text}"))
+    _show({"network": str(out)}, f"the network is in {out}", as_json)
+
+
 def _show(facts: Mapping[str, Any], text: str, as_json: bool) -> None:
     typer.echo(json.dumps(facts, indent=1) if as_json else text)
