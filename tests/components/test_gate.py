@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from instructdiffusion.components import gate
-from instructdiffusion.components.gate import Margins, Verdict, verdict
+from instructdiffusion.components.gate import Verdict, verdict
+from instructdiffusion.components.policy import Margins
 from instructdiffusion.model.errors import ConfigError, DataError
 
 LEVELS = {"segmentation": 0.6, "remove": 9.0, "denoise": 5.0, "add": 0.7}  # mean score of a task

@@ -15,7 +15,19 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from components.promoting_page import CLUSTER, ONCE, PROMOTE, ROLLBACK, STOP, WATCH, WEBHOOK, blocks, run, started
+from components.promoting_page import (
+    CLUSTER,
+    ONCE,
+    PROMOTE,
+    ROLLBACK,
+    SIGNED,
+    STOP,
+    WATCH,
+    WEBHOOK,
+    blocks,
+    run,
+    started,
+)
 
 from instructdiffusion.components import deploy, front
 from instructdiffusion.components.process import free_ports, port_is_free
@@ -33,7 +45,7 @@ PATIENCE = 900  # seconds: a machine that is busy elsewhere takes many times wha
 
 
 def test_the_page_names_the_commands_that_are_run_here() -> None:
-    assert blocks("sh") == [PROMOTE, ROLLBACK, ONCE, WATCH, STOP, WEBHOOK, CLUSTER]
+    assert blocks("sh") == [PROMOTE, SIGNED, ROLLBACK, ONCE, WATCH, STOP, WEBHOOK, CLUSTER]
 
 
 @dataclass
@@ -129,7 +141,7 @@ def release(
         networks = network.create(sizes, Diffusion.model_validate({}), noise, seed)
         model = network.save(networks, tmp_path / f"model-{seed}")
         source = store.put_directory(model, f"{name}/{seed}")
-        registry.register(source, digest=digest_of(model), run_id=run_of.run_id)
+        registry.register(source, digest=digest_of(model), run_id=run_of.run_id, tags={"gate": "passed"})
     port = free_ports(1)[0]
     variables = {
         **settings.environment(),

@@ -136,7 +136,7 @@ def test_the_champion_moves_and_a_rollback_returns(tracker: Tracker, registry: R
     assert registry.at(CHAMPION) is None  # no such model
     run = tracker.open_run(name)
     for number in range(3):
-        registry.register(f"s3://b/{number}", digest=f"sha256:{number}", run_id=run.run_id)
+        registry.register(f"s3://b/{number}", digest=f"sha256:{number}", run_id=run.run_id, tags={"gate": "passed"})
     assert registry.at(CHAMPION) is None  # no such alias
     with pytest.raises(ConfigError, match="no previous version"):
         registry.rollback()

@@ -1,7 +1,8 @@
 """Step: decide whether a challenger may take the champion's place.
 
-The rule is a pure function of two evaluations of the same held-out samples. Samples are compared in pairs, so
-that what is hard about a sample cancels out; each comparison carries a bootstrap interval: noise decides nothing.
+The rule is a pure function of a policy, of two evaluations of the same held-out samples, and of what else is known of
+the challenger. Samples are compared in pairs, so that what is hard about a sample cancels out; each comparison carries
+a bootstrap interval: noise decides nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from instructdiffusion.components.gate_page import page, shown
+from instructdiffusion.components.policy import Check, Evidence, Margins, Policy, checked, gathered, watched
 from instructdiffusion.components.step import Made, made, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.model.errors import ConfigError, DataError
@@ -26,20 +29,6 @@ if TYPE_CHECKING:
     Scores = NDArray[np.float64]
 
 EVALUATION, VERDICT, PAGE = "evaluation.json", "verdict.json", "verdict.html"
-
-
-class Margins(BaseModel):
-    """How sure the gate wants to be, and how much it lets pass."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    level: float = Field(default=0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
-    loss: float = Field(
-        default=0.0, ge=0, description="What a task may lose against the champion, as a share of its room."
-    )
-    rise: float = Field(default=0.0, ge=0, description="What the alignment score must rise by at least.")
-    aligned: tuple[str, ...] = Field(default=(), description="Tasks the alignment score is made of; empty: all.")
-    resamples: int = Field(default=2000, ge=100, description="Resamples of a bootstrap.")
-    seed: int = Field(default=0, ge=0, description="Seed of the bootstrap: the same scores give the same verdict.")
 
 
 class Change(BaseModel):
@@ -79,12 +68,15 @@ class Verdict(BaseModel):
     champion: str = Field(description="Empty: there was none, and the challenger is held against doing nothing.")
     data: str
     margins: Margins
+    policy: Policy = Policy()
+    checks: tuple[Check, ...] = Field((), description="what else the policy asks for")
+    flags: tuple[str, ...] = Field((), description="what a person should look at, whether it passed or not")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def reason(self) -> str:
         """One line for people."""
-        told = f"no task fell and the alignment score rose by {_shown(self.rise)}"
+        told = f"no task fell and the alignment score rose by {shown(self.rise)}"
         return "; ".join(self.reasons) or told
 
 
@@ -94,6 +86,8 @@ def run(
     out: Path,
     *,
     margins: Margins | None = None,
+    policy: Policy | None = None,
+    evidence: Evidence | None = None,
     store: Store | None = None,
 ) -> Made:
     """Write `verdict.json` and the same as a page, `verdict.html`; facts: the verdict. A refusal is no error.
@@ -102,22 +96,26 @@ def run(
         challenger: folder or file of the challenger's evaluation.
         champion: the same of the champion; None: there is no champion yet.
         out: folder for the verdict.
-        margins: how sure to be; None: the defaults.
+        margins: how sure to be; None: the policy's.
+        policy: what the challenger is held to; None: the default.
+        evidence: files of what else is known of the challenger; None: nothing is.
         store: where to upload; None: nowhere.
 
     Raises:
-        DataError: an evaluation can't be read, or the two don't compare.
-        ConfigError: the margins name a task that was not evaluated.
+        DataError: an evaluation or a report can't be read, or the two evaluations don't compare.
+        ConfigError: the policy names a task that was not evaluated.
     """
-    margins = margins or Margins()
+    policy, evidence = _policy(policy, margins), evidence or Evidence()
     inputs = {
         "challenger": digest_of(_file(challenger)),
         "champion": digest_of(_file(champion)) if champion else "",
-        "margins": margins.model_dump(mode="json"),
+        "policy": policy.model_dump(mode="json"),
+        "evidence": [digest_of(path) for path in evidence.paths],
     }
 
     def decide() -> None:
-        found = verdict(read(challenger), read(champion) if champion else None, margins)
+        known = gathered(evidence)
+        found = verdict(read(challenger), read(champion) if champion else None, policy=policy, known=known)
         write_atomic(out / PAGE, page(found))
         write_atomic(out / VERDICT, found.model_dump_json(indent=1))
 
@@ -126,18 +124,30 @@ def run(
 
 
 def verdict(
-    challenger: Mapping[str, Any], champion: Mapping[str, Any] | None, margins: Margins | None = None
+    challenger: Mapping[str, Any],
+    champion: Mapping[str, Any] | None,
+    margins: Margins | None = None,
+    *,
+    policy: Policy | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Judge two evaluations of the same data; both as in evaluation.json.
 
     The challenger passes when, beyond noise, no task is below its floor, none below the champion, and the alignment
-    score is above the champion's. Without a champion the floors, which are what doing nothing scores, stand in.
+    score is above the champion's; and when all else that the policy asks for is there. Without a champion the floors,
+    which are what doing nothing scores, stand in.
+
+    Args:
+        margins: how sure to be; None: the policy's.
+        policy: None: the default, which asks for nothing else.
+        known: what else is known of the challenger, as `gathered` reads it.
 
     Raises:
         DataError: the evaluations are of different data, or a score is not a number.
-        ConfigError: the margins name a task that was not evaluated.
+        ConfigError: the policy names a task that was not evaluated.
     """
-    margins = margins or Margins()
+    policy = _policy(policy, margins)
+    margins = policy.margins
     _comparable(challenger, champion, margins)
     tasks = {**challenger["tasks"], **(champion["tasks"] if champion else {})}
     ours, theirs = challenger["tasks"], champion["tasks"] if champion else {}
@@ -150,9 +160,14 @@ def verdict(
     if not rise.low > margins.rise:
         over = "the champion" if champion else "doing nothing"
         reasons.append(
-            f"the alignment score does not rise over {over} beyond noise: {_shown(rise)}, "
+            f"the alignment score does not rise over {over} beyond noise: {shown(rise)}, "
             f"its lower end must be above {margins.rise:g}"
         )
+    checks = checked(policy, challenger, known or {})
+    rose = [row.task for row in rows if row.over_champion is not None and row.over_champion.low > 0]
+    flags = watched(policy, {name: (ours[name], theirs[name]) for name in rose})
+    reasons += [check.told for check in checks if not check.passed]
+    reasons += flags if policy.watch.refuse else []
     return Verdict(
         passed=not reasons,
         reasons=tuple(reasons),
@@ -162,7 +177,15 @@ def verdict(
         champion=champion["model"] if champion else "",
         data=challenger["data"],
         margins=margins,
+        policy=policy,
+        checks=checks,
+        flags=tuple(flags),
     )
+
+
+def _policy(policy: Policy | None, margins: Margins | None) -> Policy:
+    policy = policy or Policy()
+    return policy.model_copy(update={"margins": margins}) if margins else policy
 
 
 def read(evaluation: Path) -> dict[str, Any]:
@@ -175,48 +198,6 @@ def read(evaluation: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"tasks", "model", "data"} <= content.keys():
         raise DataError(f"{path} is no evaluation; run the evaluate step again")
     return content
-
-
-def page(found: Verdict) -> str:
-    """The verdict as one self-contained HTML page."""
-    from html import escape
-
-    head = "The challenger passes" if found.passed else "The champion stays"
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in found.reasons)
-    names = ("task", "metric", "n", "floor", "champion", "challenger", "over floor", "over champion", "")
-    body = "".join(_tr(map(escape, _cells(row)), "" if row.passed else " class=bad") for row in found.rows)
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{head}</title><style>"
-        "body{font:14px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:right;border-bottom:1px solid #ccc}"
-        "td:first-child,th:first-child{text-align:left}.bad{background:#fde0dc}</style>"
-        f"<h1>{head}</h1><ul>{reasons}</ul><p>Alignment score: {escape(_shown(found.rise))}</p>"
-        f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{body}</table>"
-        f"<p>challenger {escape(found.challenger)}<br>champion {escape(found.champion or 'none')}<br>"
-        f"data {escape(found.data)}</p></html>\n"
-    )
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    champion = "" if row.champion is None else f"{row.champion:.3f}"
-    over = "" if row.over_champion is None else _shown(row.over_champion)
-    means = (f"{row.floor:.3f}", champion, f"{row.challenger:.3f}")
-    return (
-        row.task,
-        row.metric,
-        str(row.n),
-        *means,
-        _shown(row.over_floor),
-        over,
-        "passed" if row.passed else "refused",
-    )
-
-
-def _tr(cells: Any, attribute: str) -> str:
-    return f"<tr{attribute}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-
-
-def _shown(change: Change) -> str:
-    return f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
 
 
 def _file(evaluation: Path) -> Path:
@@ -253,9 +234,9 @@ def _row(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any] | None, m
     allowed = -margins.loss * _room(theirs or ours)
     reason = ""
     if over_floor.high < 0:
-        reason = f"{name} is below its floor, which doing nothing reaches: {_shown(over_floor)}"
+        reason = f"{name} is below its floor, which doing nothing reaches: {shown(over_floor)}"
     elif over_champion is not None and over_champion.high < allowed:
-        reason = f"{name} is below the champion: {_shown(over_champion)}"
+        reason = f"{name} is below the champion: {shown(over_champion)}"
     return Row(
         task=name,
         metric=ours["metric"],

@@ -25,6 +25,30 @@ EVALUATION = "evaluation.json"
 DIGEST = "digest"  # version tag: `sha256:...` of the weights, by which a retry finds what the first try made
 
 
+GATE, OVERRIDE = "gate", "override"  # version tags: the gate's word, and why somebody went past it
+VOUCHED = {"passed", "defended", "first", "surpassed"}  # words after which a version may be champion
+
+
+@dataclass(frozen=True)
+class Override:
+    """Somebody who answers for a version that the gate did not let pass, and why."""
+
+    reason: str
+    by: str
+
+    def __post_init__(self) -> None:
+        if not self.reason.strip() or not self.by.strip():
+            raise ConfigError("an override needs a reason and a name; give --override REASON --by NAME")
+
+
+def refusal(tags: Mapping[str, str]) -> str:
+    """Why a version with these tags may not be champion; empty: it may."""
+    if OVERRIDE in tags or tags.get(GATE) in VOUCHED:
+        return ""
+    word = tags.get(GATE)
+    return f"was refused by the gate ({tags.get('gate_reasons', word)})" if word else "has not been through the gate"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Version:
     """A registered version as the registry has it now."""
@@ -112,13 +136,15 @@ class Registry:
         with explained(self.uri):
             self.client.set_registered_model_alias(self.model, alias, number)
 
-    def promote(self, number: str) -> Version:
+    def promote(self, number: str, override: Override | None = None) -> Version:
         """Make a version the champion; the one before becomes `previous`. A repeat changes nothing.
 
-        The order matters: interrupted in between, the old champion serves on and a repeat finishes the work.
+        Only what the gate let pass, or what was champion before, is promoted; anything else needs somebody who
+        answers for it, and the version keeps who and why. The order of the steps matters: interrupted in between,
+        the old champion serves on and a repeat finishes the work.
 
         Raises:
-            ConfigError: there is no such version.
+            ConfigError: there is no such version, or the gate did not let it pass.
         """
         known = [version.number for version in self.versions()]
         if number not in known:
@@ -127,11 +153,19 @@ class Registry:
         old = self.at(CHAMPION)
         if old is not None and old.number == number:
             return old
+        self._answered_for(self.version(number), override)
         if old is not None:
             self.set_alias(PREVIOUS, old.number)
         self.tag(number, {"promoted_at": now(), "replaces": old.number if old else ""})
         self.set_alias(CHAMPION, number)
         return self.version(number)
+
+    def _answered_for(self, version: Version, override: Override | None) -> None:
+        """Refuse a version that neither the gate nor a person vouches for; write down who does."""
+        if override is not None:
+            self.tag(version.number, {OVERRIDE: override.reason, "override_by": override.by, "override_at": now()})
+        elif refused := refusal(version.tags):
+            raise ConfigError(f"version {version.number} {refused}; to promote it even so: --override REASON --by NAME")
 
     def rollback(self) -> Version:
         """Make `previous` the champion again; a second rollback in a row is refused.

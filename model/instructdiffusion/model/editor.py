@@ -103,6 +103,26 @@ class Editor:
         found = self._found(output, source, ask, width, height)
         return Edit(_returned(picture, source, output), ask, found, seed, time.perf_counter() - began)
 
+    def edits(self, pictures: Sequence[Image], asks: Sequence[Ask], seeds: Sequence[int]) -> list[Image]:
+        """Edit many pictures of any sizes, those of one kind of task together, each with the model's own guidance."""
+        sources = [resized(p, self.resolution, self.resolution) for p in pictures]
+        kinds = [TASKS[ask.task].family if ask.task in TASKS else "editing" for ask in asks]
+        made: dict[int, Image] = {}
+        for kind in sorted(set(kinds)):
+            at = [i for i, k in enumerate(kinds) if k == kind]
+            guidance = self.guidance(asks[at[0]] if asks[at[0]].task in TASKS else None)
+            words = [asks[i].instruction for i in at]
+            outputs = self.outputs([sources[i] for i in at], words, [seeds[i] for i in at], guidance)
+            made |= {i: _returned(pictures[i], sources[i], o) for i, o in zip(at, outputs, strict=True)}
+        return [made[i] for i in range(len(pictures))]
+
+    def rebuilt(self, pictures: Sequence[Image], targets: Sequence[Image]) -> list[Image]:
+        """What an edit would return that got every latent right: the targets after the autoencoder."""
+        sources = [resized(p, self.resolution, self.resolution) for p in pictures]
+        wanted = [resized(t, self.resolution, self.resolution) for t in targets]
+        decoded = self.model.decode(self.model.encode(wanted))
+        return [_returned(p, s, o) for p, s, o in zip(pictures, sources, decoded, strict=True)]
+
     def outputs(
         self,
         sources: Sequence[Image],

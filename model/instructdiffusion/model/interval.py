@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 
@@ -16,3 +17,18 @@ def interval(scores: Sequence[float]) -> tuple[float, float, float]:
         return mean, mean, mean
     result = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
     return float(values.mean()), float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def interval_of(
+    statistic: Callable[[NDArray[np.intp]], float], count: int, *, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The same of any statistic of `count` samples, which it is told by their places; one sample has no spread."""
+    places = np.arange(count)
+    value = float(statistic(places))
+    if count < 2:
+        return value, value, value
+    rng = np.random.default_rng(seed)
+    found = bootstrap(
+        (places,), statistic, n_resamples=resamples, vectorized=False, method="percentile", rng=rng
+    ).confidence_interval
+    return value, float(found.low), float(found.high)

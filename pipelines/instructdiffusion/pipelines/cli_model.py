@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from instructdiffusion.model.errors import ConfigError
+from instructdiffusion.model.files import write_atomic
 
 model = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Bring models in from elsewhere, and out again.")
 
@@ -114,6 +115,30 @@ def tint(
     console = Console(stderr=True)
     train(out, steps=steps, seed=seed, progress=lambda done, of, text: console.print(f"{done} of {of} steps, {text}"))
     _show({"network": str(out)}, f"the network is in {out}", as_json)
+
+
+@model.command()
+def card(
+    folder: Annotated[Path, typer.Argument(help="of the model", metavar="MODEL")],
+    about: Annotated[Path, typer.Option(help="YAML: name, licence, intended_use, limits, contact")],
+    evaluation: Annotated[Path, typer.Option(help="the model's evaluation.json")],
+    data: Annotated[
+        list[Path], typer.Option(help="folder of triplets it was trained on, or its manifest.json; repeatable")
+    ],
+    out: Annotated[Path, typer.Option(help="the card; outside of the folder, whose digest it would change")],
+    report: Annotated[
+        list[Path] | None, typer.Option("--benchmark", help="a benchmark.json of the model; repeatable")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model's card from facts, or say which are missing."""
+    from instructdiffusion.model.card import About
+    from instructdiffusion.model.card import card as card_of
+    from instructdiffusion.pipelines.cards import facts_of
+
+    facts = facts_of(folder, About.load(about), data, evaluation, report or [])
+    write_atomic(out, card_of(facts))
+    _show({"card": str(out), "model": facts.model}, f"the card is {out}", as_json)
 
 
 def _show(facts: Mapping[str, Any], text: str, as_json: bool) -> None:

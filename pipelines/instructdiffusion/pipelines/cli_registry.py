@@ -34,10 +34,17 @@ def add(app: typer.Typer) -> None:
 
 def promote(
     version: Annotated[str, typer.Argument(help="number of a version in the registry")],
+    override: Annotated[
+        str, typer.Option(metavar="REASON", help="promote what the gate did not let pass, and why; it is kept")
+    ] = "",
+    by: Annotated[str, typer.Option(metavar="NAME", help="who answers for an override")] = "",
     as_json: Json = False,
 ) -> None:
     """Make a registered version the champion; the one before becomes `previous`."""
-    champion = _registry(_settings()).promote(version)
+    from instructdiffusion.components.registry import Override
+
+    answered = Override(override, by) if override or by else None
+    champion = _registry(_settings()).promote(version, answered)
     _show({"champion": champion.number}, f"version {champion.number} is the champion", as_json)
 
 

@@ -13,7 +13,7 @@ import pytest
 from drawings import COCO_JOINTS, CROWD_JOINTS, aic, coco, mpii, people, person, picture, write
 
 from instructdiffusion.model.data import lexicon
-from instructdiffusion.model.data.augment import generator, person_crop
+from instructdiffusion.model.data.augment import generator, person_crop, uncropped
 from instructdiffusion.model.data.readers import Example, reader_for
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.tasks.keypoint import Keypoint
@@ -241,3 +241,32 @@ def test_the_samples_of_each_data_set_are_read(
         assert source.shape == (256, 256, 3)
         points = np.array(list(label["joints"].values()))
         assert ((points >= 0) & (points <= 255)).all()
+
+
+def test_an_animal_is_asked_for_by_its_name_and_brings_the_area_of_its_outline(tmp_path: Path) -> None:
+    document = people(lexicon.AP_10K, person(3, 7, lexicon.AP_10K, area=120.5))
+    document["categories"][0]["name"] = "polar_bear"
+    write(tmp_path / "annotations/ap10k-val-split1.json", document)
+    picture(tmp_path / "data/000000000007.jpg")
+    assert reader_for(tmp_path).name == "AP-10K"
+    (example,) = read(tmp_path)
+    assert (example.label["phrase"], example.label["area"]) == ("polar bear", 120.5)
+    assert "left eye" in example.label["joints"]
+
+
+def test_human_art_finds_its_pictures_below_its_own_folder(tmp_path: Path) -> None:
+    document = people(COCO_JOINTS, person(3, 7, COCO_JOINTS))
+    document["images"][0]["file_name"] = "HumanArt/images/oil_painting/7.jpg"
+    write(tmp_path / "annotations/validation_humanart.json", document)
+    picture(tmp_path / "images/oil_painting/7.jpg")
+    assert reader_for(tmp_path).name == "Human-Art"
+    (example,) = read(tmp_path)
+    assert example.source().shape == (48, 64, 3)
+
+
+def test_what_was_found_in_a_crop_is_put_back_into_the_picture(tmp_path: Path) -> None:
+    (example,) = read(coco(tmp_path, person(3, 7, COCO_JOINTS)))
+    _, cropped = person_crop(example.source(), example.label, Random(0), size=64, train=False)
+    back = uncropped(cropped["joints"], example.label["box"], 64)
+    for name, point in back.items():
+        assert point == pytest.approx(example.label["joints"][name], abs=0.01)

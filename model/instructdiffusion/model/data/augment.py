@@ -23,6 +23,7 @@ from instructdiffusion.model.task import Image, Label, Mask
 
 Sample = tuple[Image, Label]
 Change = Callable[[np.ndarray], np.ndarray]
+Point = tuple[float, float]
 
 GROWN = 1.25  # a person's crop is so much wider than the longer side of the box
 HALF_GROWN = 1.5  # the same for half a body, whose box is that of its joints
@@ -224,6 +225,15 @@ def near(point: Sequence[float], box: Sequence[float]) -> bool:
     """Whether a joint is well inside the crop that a box gives."""
     (x, y), side = _around(box)
     return abs(point[0] - x) <= REACH * side and abs(point[1] - y) <= REACH * side
+
+
+def uncropped(points: dict[str, Point], box: Sequence[float], size: int) -> dict[str, Point]:
+    """Points of an upright `person_crop` of `size` pixels, back in the picture that it was cut from by `box`."""
+    (x, y), side = _around(box)
+    return {
+        name: (x + (px - (size - 1) / 2) * side / size, y + (py - (size - 1) / 2) * side / size)
+        for name, (px, py) in points.items()
+    }
 
 
 def _square(label: Label) -> tuple[tuple[float, float], float]:

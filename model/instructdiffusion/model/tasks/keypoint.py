@@ -8,6 +8,7 @@ not annotated is never asked for: "unknown" must not be taught as "absent".
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -67,9 +68,12 @@ class Keypoint(Task):
     def ask(self, label: Label, rng: Random) -> Ask:
         self.check(label)
         count = min(rng.randint(1, MOST_JOINTS), len(label["joints"]))
-        joints = rng.sample(sorted(label["joints"]), count)
+        return self.asking(label, rng.sample(sorted(label["joints"]), count), rng)
+
+    def asking(self, label: Label, joints: Sequence[str], rng: Random) -> Ask:
+        """Ask for these joints, five at most, in colours and words drawn at random."""
         own = label.get("color", "")
-        colors = rng.sample([c for c in MARKS if c != own and c not in _CLOSE_TO.get(own, ())], count)
+        colors = rng.sample([c for c in MARKS if c != own and c not in _CLOSE_TO.get(own, ())], len(joints))
         marks = " and ".join(f"a {color} dot on the {joint}" for joint, color in zip(joints, colors, strict=True))
         words = rng.choice(self.templates).format(phrase=label["phrase"], marks=marks)
         return Ask(self.name, words, tuple(zip(joints, colors, strict=True)))

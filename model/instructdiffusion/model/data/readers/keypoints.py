@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from instructdiffusion.model.data import lexicon
 from instructdiffusion.model.data.listing import Index, entries, indexes
@@ -17,6 +17,13 @@ from instructdiffusion.model.data.readers import Example
 from instructdiffusion.model.data.readers.people import MISSING, NO_JOINTS, People, numbers, triples, within
 from instructdiffusion.model.data.readers.walk import Skip, first_folder
 from instructdiffusion.model.errors import DataError
+
+
+class Category(NamedTuple):
+    """What a category of annotations is called, and its joints in the order of the file."""
+
+    phrase: str
+    joints: tuple[str, ...]
 
 
 class CocoLike(People):
@@ -50,7 +57,7 @@ class CocoLike(People):
                 yield self._annotation(path, split, number, entry, names, pictures, images, seen, licences)
 
     def _annotation(
-        self, path: Path, split: str, number: int, entry: Any, names: dict[str, tuple[str, ...]], pictures: Path,
+        self, path: Path, split: str, number: int, entry: Any, names: dict[str, Category], pictures: Path,
         images: Index, seen: Index, licences: dict[str, str],
     ) -> Example | Skip:  # fmt: skip
         if not isinstance(entry, dict) or "id" not in entry:
@@ -65,7 +72,8 @@ class CocoLike(People):
         image = images.get(entry.get("image_id"))
         if image is None:
             return Skip("image_id: no such picture", key)
-        joints = triples(entry.get("keypoints"), names[str(entry["category_id"])])
+        category = names[str(entry["category_id"])]
+        joints = triples(entry.get("keypoints"), category.joints)
         if joints is None:
             return Skip("keypoints: not three finite numbers a joint", key)
         if not joints:
@@ -73,27 +81,39 @@ class CocoLike(People):
         box = numbers(entry.get("bbox"), 4)
         if box is None:
             return Skip("bbox: not four finite numbers", key)
-        file = pictures / image["file_name"]
+        file = self.file(pictures, image["file_name"])
         if not file.is_file():
             return Skip(MISSING, key)
         left, top, width, height = box
         facts = _facts(image, licences)
         size = (image["width"], image["height"])
         whole = (left, top, left + width, top + height)
-        return self.person(key, self.picture(entry["image_id"], image), file, size, joints, whole, facts)
+        known = numbers([entry.get("area")], 1)
+        area = known[0] if known and known[0] > 0 else None
+        picture = self.picture(entry["image_id"], image)
+        return self.person(key, picture, file, size, joints, whole, facts, phrase=category.phrase, area=area)
 
     def picture(self, image_id: Any, image: Mapping[str, Any]) -> str:
         """The picture's name, the same wherever else it is used."""
         return f"{self.name.lower()}/{image['file_name']}"
 
-    def _names(self, path: Path) -> dict[str, tuple[str, ...]]:
+    def file(self, folder: Path, name: str) -> Path:
+        """Where a picture lies, by the name that the annotations give it."""
+        return folder / name
+
+    def phrase(self, category: str) -> str:
+        """What a thing of a category is called in an instruction."""
+        return "person"
+
+    def _names(self, path: Path) -> dict[str, Category]:
         """Joints by category, in the file's own order where it gives one."""
         found = {}
         for category in entries(path, "categories"):
             given = category.get("keypoints") if isinstance(category, dict) else None
             if isinstance(given, list) and given:
                 try:
-                    found[str(category.get("id"))] = tuple(lexicon.joint(str(name)) for name in given)
+                    joints = tuple(lexicon.joint(str(name)) for name in given)
+                    found[str(category.get("id"))] = Category(self.phrase(str(category.get("name"))), joints)
                 except DataError as error:
                     raise DataError(f"{path}: categories.keypoints: {error}") from error
         if not found:
@@ -230,4 +250,34 @@ def _licence(entry: Mapping[str, Any]) -> str:
     return " ".join(str(entry[k]) for k in ("name", "url") if entry.get(k))
 
 
-READERS = (CocoKeypoints(), CrowdPose(), AiChallenger())
+class Ap10k(CocoLike):
+    """AP-10K, to test on: `annotations/ap10k-<split>.json`, of animals under their names, and `data/*.jpg`."""
+
+    name = "AP-10K"
+    licence = "annotations CC BY 4.0; pictures collected from other sets, for research"
+    address = "https://github.com/AlexTheBad/AP-10K"
+    weight = 0.0
+    joints = lexicon.AP_10K
+    files = ("annotations/ap10k-*.json",)
+    folders = ("data",)
+
+    def phrase(self, category: str) -> str:
+        return category.replace("_", " ").strip().lower() or "animal"
+
+
+class HumanArt(CocoLike):
+    """Human-Art, to test on: `annotations/<split>_humanart.json` and the folder `images/` beside it."""
+
+    name = "Human-Art"
+    licence = "for research, not commercial"
+    address = "https://github.com/IDEA-Research/HumanArt"
+    weight = 0.0
+    joints = lexicon.COCO
+    files = ("annotations/*_humanart.json",)
+    folders = ("images",)
+
+    def file(self, folder: Path, name: str) -> Path:
+        return folder / name.partition("HumanArt/images/")[2] if "HumanArt/images/" in name else folder / name
+
+
+READERS = (CocoKeypoints(), CrowdPose(), AiChallenger(), Ap10k(), HumanArt())

@@ -1,7 +1,8 @@
 """What every data set of people and their joints has in common: what makes a person an example, and numbers that hold.
 
 The label of a person holds the joints that are annotated and no others, so that "unknown" is never taught as "absent";
-`visible` says which of them can be seen, `box` is [left, top, right, bottom] in pixels.
+`visible` says which of them can be seen, `box` is [left, top, right, bottom] in pixels, and `area`, where the data set
+gives it, how many pixels the outline covers: COCO's measure depends on it.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ class People(Walker):
     half_body: ClassVar[float] = 0.0  # share of training crops that show half a body, see `augment`
 
     def person(
-        self, key: str, picture: str, path: Path, size: Size | None, joints: Joints, box: Box, facts: Mapping[str, str]
-    ) -> Example | Skip:
-        """A person as an example; left out when nothing of it can be asked for."""
+        self, key: str, picture: str, path: Path, size: Size | None, joints: Joints, box: Box, facts: Mapping[str, str],
+        *, phrase: str = "person", area: float | None = None,
+    ) -> Example | Skip:  # fmt: skip
+        """A person as an example; left out when nothing of it can be asked for. `area` is of the outline, in pixels."""
         cut = _inside(box, size)
         if cut is None:
             return Skip("bbox: outside the picture, empty or not finite", key)
@@ -46,10 +48,11 @@ class People(Walker):
         if not any(near(point[:2], cut) for point in pictured.values()):
             return Skip(NO_JOINTS, key)
         label = {
-            "phrase": "person",
+            "phrase": phrase,
             "joints": {name: [round(x, 3), round(y, 3)] for name, (x, y, _) in pictured.items()},
             "visible": {name: seen for name, (_, _, seen) in pictured.items()},
             "box": [round(side, 3) for side in cut],
+            **({} if area is None else {"area": area}),
         }
         return Example(key, self.task, picture, partial(load, path, size=size), label, facts=dict(facts))
 

@@ -125,7 +125,7 @@ class CocoStuff(Walker):
                 yield Skip("map: a class smaller than a cell of the latent grid", f"{key}-{value}")
         absent = _absent(Random(key), len(shown), there, names) if unlabelled <= UNKNOWN else []
         for value in (*shown, *absent):
-            label = {"phrase": phrase(names[value], there), "mask": _mask(values, value)}
+            label = {"phrase": phrase(names[value], there), "class": names[value], "mask": _mask(values, value)}
             yield Example(f"{key}-{value}", self.task, name, source, label)
 
 

@@ -1,0 +1,322 @@
+"""Run a benchmark: sample by sample into a file that a killed run goes on with, in parts that machines share.
+
+`part-1-of-2.jsonl` holds a row for each sample that is done; `merge` makes the numbers of all parts. What the numbers
+depend on stands in `part-1-of-2.json`: parts that were made differently are not merged.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from instructdiffusion.model.benchmark import UNJUDGED, Benchmark, Case, Measure, Order, Row, Sample, Tools
+from instructdiffusion.model.benchmarks import benchmark_named
+from instructdiffusion.model.editor import seed_of
+from instructdiffusion.model.endpoints import Endpoint
+from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.files import write_atomic
+from instructdiffusion.model.metrics import Spec, Value, measured, missing
+from instructdiffusion.model.task import Image
+
+REPORT = "benchmark.json"
+BATCH = 16  # samples edited at once, and the most that a killed run does again
+RESAMPLES = 1000
+PICTURES = ("output", "floor", "bound")  # what each sample is measured on
+Progress = Callable[[int, int], None]
+
+
+class Head(BaseModel):
+    """What the rows of a part depend on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    benchmark: str
+    editor: str
+    data: str
+    split: str
+    samples: int
+    size: int
+    seed: int
+    parts: int
+    specs: dict[str, Spec]
+    missing: dict[str, str] = Field(description="metrics that can't be had, and why")
+
+
+class Report(BaseModel):
+    """A benchmark's numbers, of all samples and of each part of the benchmark."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    benchmark: str
+    editor: str
+    data: str
+    split: str
+    n: int
+    values: dict[str, Value]
+    slices: dict[str, dict[str, Value]]
+    latency: dict[str, float] = Field(description="seconds a sample, edited in batches: mean, p50 and p95")
+
+
+def run(
+    benchmark: Benchmark,
+    endpoint: Endpoint,
+    out: Path,
+    order: Order,
+    *,
+    tools: Tools | None = None,
+    part: tuple[int, int] = (1, 1),
+    progress: Progress = lambda done, total: None,
+) -> Path:
+    """Measure one part of a benchmark's samples; what is in `out` already is not done again.
+
+    Args:
+        part: number of this part, from 1, and how many there are.
+        progress: told the samples done; in all is 0, since data is streamed.
+
+    Raises:
+        DataError: data or an earlier run's files are broken, or were made with other settings.
+        ConfigError: there is no such part.
+    """
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise ConfigError(f"part {number}/{parts} does not exist; count from 1/{parts} to {parts}/{parts}")
+    tools = tools or Tools()
+    rows, head = _files(out, number, parts)
+    _same(head, _head(benchmark, endpoint, order, parts, tools))
+    done = set(_repaired(rows))
+    mine = itertools.islice(_unique(benchmark.cases(order)), number - 1, None, parts)
+    for batch in _batches(case for case in mine if case.key not in done):
+        _append(rows, _measured(benchmark, endpoint, [case.load() for case in batch], order.seed, tools))
+        done |= {case.key for case in batch}
+        progress(len(done), 0)
+    if not done and number == 1:
+        raise DataError(f"benchmark {benchmark.name} found no samples; look at the data, or ask for more")
+    write_atomic(_finished(out, number, parts), json.dumps(sorted(done)))
+    return rows
+
+
+def merge(out: Path, *, resamples: int = RESAMPLES) -> Report:
+    """Make the numbers of all parts in `out`, and write `benchmark.json`.
+
+    Raises:
+        DataError: a part is missing, unfinished or made with other settings; names it.
+    """
+    heads = sorted(out.glob("part-*.json"))
+    if not heads:
+        raise DataError(f"{out} holds no part of a benchmark; run it first")
+    first = _read_head(heads[0])
+    rows: dict[str, Row] = {}
+    for number in range(1, first.parts + 1):
+        file, head = _files(out, number, first.parts)
+        if not head.is_file() or not _finished(out, number, first.parts).is_file():
+            raise DataError(f"part {number}/{first.parts} in {out} is not finished; run it with --part")
+        _same(head, first)
+        rows |= {row["key"]: row for row in _rows(file)}
+    ordered = [rows[key] for key in sorted(rows)]
+    report = _report(first, ordered, resamples)
+    write_atomic(out / REPORT, report.model_dump_json(indent=1))
+    return report
+
+
+def _report(head: Head, rows: Sequence[Row], resamples: int) -> Report:
+    known = {m.spec.name: m for m in benchmark_named(head.benchmark).measures(Tools())}
+
+    def values(some: Sequence[Row]) -> dict[str, Value]:
+        return {
+            name: missing(spec, head.missing[name])
+            if name in head.missing
+            else _value(spec, known[name], some, resamples)
+            for name, spec in head.specs.items()
+        }
+
+    parts = sorted({row["part"] for row in rows} - {""})
+    seconds = np.array([row["seconds"] for row in rows])
+    return Report(
+        benchmark=head.benchmark,
+        editor=head.editor,
+        data=head.data,
+        split=head.split,
+        n=len(rows),
+        values=values(rows),
+        slices={part: values([row for row in rows if row["part"] == part]) for part in parts},
+        latency={
+            "mean": float(seconds.mean()),
+            "p50": float(np.quantile(seconds, 0.5)),
+            "p95": float(np.quantile(seconds, 0.95)),
+        },
+    )
+
+
+def _value(spec: Spec, measure: Measure, rows: Sequence[Row], resamples: int) -> Value:
+    """One metric of some rows; those of a group are one unit."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+
+    def units(of: str) -> list[Any]:
+        picked = (measure.pick([r[of] for r in group if r.get(of)]) for group in groups.values() if group[0].get(of))
+        return [unit for unit in picked if unit is not None]
+
+    unjudged = [row[of][UNJUDGED] for row in rows for of in PICTURES if UNJUDGED in row[of]]
+    if unjudged and spec.model:
+        return missing(spec, f"{len(unjudged)} pictures were not judged ({unjudged[0]}); run again")
+    return measured(
+        spec, units("output"), measure.statistic, floor=units("floor"), bound=units("bound"), resamples=resamples
+    )
+
+
+def _measured(
+    benchmark: Benchmark, endpoint: Endpoint, samples: Sequence[Sample], seed: int, tools: Tools
+) -> Iterator[Row]:
+    began = time.perf_counter()
+    outputs = _edited(endpoint, samples, seed)
+    seconds = (time.perf_counter() - began) / len(samples)
+    for sample, made, rebuilt in zip(samples, outputs, _rebuilt(endpoint, samples), strict=True):
+        yield {
+            "key": sample.key,
+            "group": sample.group,
+            "part": sample.part,
+            "seconds": seconds,
+            "output": benchmark.row(sample, made, tools),
+            "floor": benchmark.row(sample, [sample.source] * len(made), tools),
+            "bound": benchmark.row(sample, rebuilt, tools) if rebuilt else {},
+        }
+
+
+def _edited(endpoint: Endpoint, samples: Sequence[Sample], seed: int) -> list[list[Image]]:
+    """The outputs of every sample, one a turn; a turn is given what the turn before made."""
+    outputs: list[list[Image]] = [[] for _ in samples]
+    for turn in range(max(len(sample.asks) for sample in samples)):
+        at = [i for i, sample in enumerate(samples) if turn < len(sample.asks)]
+        before = [outputs[i][-1] if turn else samples[i].source for i in at]
+        seeds = [seed_of(f"{samples[i].key}/{turn}", seed) for i in at]
+        for i, picture, made in zip(
+            at, before, endpoint.edit(before, [samples[i].asks[turn] for i in at], seeds), strict=True
+        ):
+            if made.shape != picture.shape or made.dtype != np.uint8:
+                raise DataError(
+                    f"{endpoint.name} made {made.dtype} {made.shape} of sample {samples[i].key}, "
+                    f"which is {picture.shape}; an editor must keep the size"
+                )
+            outputs[i].append(made)
+    return outputs
+
+
+def _rebuilt(endpoint: Endpoint, samples: Sequence[Sample]) -> list[list[Image]]:
+    """For each sample its turns' targets after the autoencoder; none where they or it are unknown."""
+    known = [
+        i
+        for i, sample in enumerate(samples)
+        if all(target is not None and target.shape == sample.source.shape for target in sample.targets)
+    ]
+    targets = [target for i in known for target in samples[i].targets if target is not None]
+    sources = [samples[i].source for i in known for _ in samples[i].targets]
+    made = iter(endpoint.rebuilt(sources, targets) or [] if targets else [])
+    found: list[list[Image]] = [[] for _ in samples]
+    for i in known:
+        found[i] = list(itertools.islice(made, len(samples[i].targets)))
+    return found
+
+
+def _head(benchmark: Benchmark, endpoint: Endpoint, order: Order, parts: int, tools: Tools) -> Head:
+    measures = benchmark.measures(tools)
+    return Head(
+        benchmark=benchmark.name,
+        editor=endpoint.name,
+        data=str(order.data or "embedded"),
+        split=order.split,
+        samples=order.samples,
+        size=order.size,
+        seed=order.seed,
+        parts=parts,
+        specs={m.spec.name: m.spec for m in measures},
+        missing={m.spec.name: m.why for m in measures if m.why},
+    )
+
+
+def _same(path: Path, wanted: Head) -> None:
+    """Write the head of a part, or refuse to go on with one that was made otherwise."""
+    if not path.is_file():
+        write_atomic(path, wanted.model_dump_json(indent=1))
+        return
+    found = _read_head(path)
+    if found != wanted:
+        other = next(name for name in Head.model_fields if getattr(found, name) != getattr(wanted, name))
+        raise DataError(f"{path} was made with another {other}; choose another folder with --out, or delete this one")
+
+
+def _read_head(path: Path) -> Head:
+    try:
+        return Head.model_validate_json(path.read_text())
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"{path} is broken ({str(error).splitlines()[0]}); delete {path.parent} and run again"
+        ) from None
+
+
+def _files(out: Path, number: int, parts: int) -> tuple[Path, Path]:
+    stem = out / f"part-{number}-of-{parts}"
+    return stem.with_suffix(".jsonl"), stem.with_suffix(".json")
+
+
+def _finished(out: Path, number: int, parts: int) -> Path:
+    return out / f"part-{number}-of-{parts}.done"
+
+
+def _repaired(path: Path) -> Iterator[str]:
+    """The keys of the rows in a file that are done: not those that a judge who was away has yet to see.
+
+    A last line that was cut off with its run is cut away.
+    """
+    if not path.is_file():
+        return
+    whole = path.read_bytes()
+    end = whole.rfind(b"\n") + 1
+    if end < len(whole):
+        write_atomic(path, whole[:end])
+    yield from (row["key"] for row in _rows(path) if not any(UNJUDGED in row[of] for of in PICTURES))
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    if not path.is_file():  # a part without samples
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path} line {number} is broken ({error}); delete the file and run again") from None
+
+
+def _append(path: Path, rows: Iterator[Row]) -> None:
+    lines = []
+    for row in rows:
+        try:
+            lines.append(json.dumps(row, allow_nan=False) + "\n")
+        except ValueError:
+            raise DataError(f"sample {row['key']}: a measure is no finite number; look at its pictures") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _unique(cases: Iterator[Case]) -> Iterator[Case]:
+    seen: set[str] = set()
+    for case in cases:
+        if case.key in seen:
+            raise DataError(f"two samples have the key {case.key}; make the keys of the data unique")
+        seen.add(case.key)
+        yield case
+
+
+def _batches(cases: Iterator[Case]) -> Iterator[list[Case]]:
+    while batch := list(itertools.islice(cases, BATCH)):
+        yield batch

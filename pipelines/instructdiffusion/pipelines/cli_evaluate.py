@@ -1,0 +1,175 @@
+"""`instructdiffusion benchmark` and `gate`: what a model is worth, and whether it may serve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from instructdiffusion.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from instructdiffusion.model.benchmark import Tools
+    from instructdiffusion.model.scoring import Report
+
+benchmark = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score whatever edits pictures.")
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document for machines")]
+Out = Annotated[Path, typer.Option(help="folder of the rows and of benchmark.json")]
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(benchmark, name="benchmark")
+    app.command()(gate)
+
+
+@benchmark.callback()
+def group() -> None:
+    """Score whatever edits pictures: a model folder, a service, or doing nothing."""
+
+
+@benchmark.command("list")
+def list_(as_json: Json = False) -> None:
+    """List the benchmarks."""
+    from instructdiffusion.model.benchmarks import benchmarks
+
+    found = {name: one.about for name, one in benchmarks().items()}
+    lines = "\n".join(f"{name:<18} {about}" for name, about in found.items())
+    typer.echo(json.dumps(found, indent=1) if as_json else lines)
+
+
+@benchmark.command()
+def run(
+    name: Annotated[str, typer.Argument(help="of a benchmark; `instructdiffusion benchmark list` lists them")],
+    out: Out,
+    model: Annotated[str, typer.Option(help="folder of a model, or do-nothing; left out, the embedded base")] = "",
+    url: Annotated[str, typer.Option(help="a service instead; .../v2/models/NAME is asked by KServe's protocol")] = "",
+    data: Annotated[Path | None, typer.Option(help="folder of the data set; left out, samples are composed")] = None,
+    split: Annotated[str, typer.Option(help="left out, the one to score on")] = "",
+    samples: Annotated[int, typer.Option(min=0, help="at most so many; 0: all there are")] = 0,
+    size: Annotated[int, typer.Option(min=0, help="side of composed pictures and crops; 0: the model's own")] = 0,
+    part: Annotated[str, typer.Option(metavar="I/N", help="one part of the samples, for one of N machines")] = "1/1",
+    seed: Annotated[int, typer.Option(min=0, help="of everything random")] = 0,
+    clip: Annotated[str, typer.Option(help="folder or hub id of a CLIP, for likeness to captions and pictures")] = "",
+    dino: Annotated[str, typer.Option(help="folder or hub id of a DINO, for likeness to pictures")] = "",
+    aesthetic: Annotated[Path | None, typer.Option(help="file of LAION's aesthetic predictor")] = None,
+    judge: Annotated[str, typer.Option(metavar="URL", help="a vision model's endpoint, up to and with /v1")] = "",
+    judge_model: Annotated[str, typer.Option(help="which model judges there")] = "",
+    judge_key: Annotated[str, typer.Option(envvar="OPENAI_API_KEY", hidden=True, help="of the judge's endpoint")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run a benchmark, or one part of it; the same command again goes on where it stopped."""
+    from instructdiffusion.components.endpoints import endpoint
+    from instructdiffusion.model.benchmark import EMBEDDED_SIZE, Order
+    from instructdiffusion.model.benchmarks import benchmark_named
+    from instructdiffusion.model.scoring import merge
+    from instructdiffusion.model.scoring import run as run_part
+
+    wanted, at = benchmark_named(name), _part(part)
+    tools = _tools(clip, dino, aesthetic, (judge, judge_model, judge_key), out)
+    editor = endpoint(model, url)
+    order = Order(data, split, samples, size or editor.resolution or EMBEDDED_SIZE, seed)
+    run_part(wanted, editor, out, order, tools=tools, part=at)
+    if at[1] == 1:
+        _show(merge(out), as_json)
+    else:
+        typer.echo(json.dumps({"part": part, "out": str(out)}) if as_json else f"part {part} is in {out}")
+
+
+@benchmark.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="folder that holds the rows of all parts")], as_json: Json = False
+) -> None:
+    """Make the numbers of all parts: benchmark.json."""
+    from instructdiffusion.model.scoring import merge as merge_parts
+
+    _show(merge_parts(out), as_json)
+
+
+def gate(
+    challenger: Annotated[Path, typer.Argument(help="folder or file of its evaluation")],
+    champion: Annotated[Path | None, typer.Argument(help="the same of the champion; left out, doing nothing")] = None,
+    out: Annotated[Path, typer.Option(help="folder of verdict.json and verdict.html")] = Path("out/gate"),
+    policy: Annotated[Path | None, typer.Option(help="YAML; left out, the default")] = None,
+    leak: Annotated[Path | None, typer.Option(help="report on leaks between training and held-out data")] = None,
+    safety: Annotated[Path | None, typer.Option(help="report of safety probes")] = None,
+    report: Annotated[
+        list[Path] | None, typer.Option("--benchmark", help="a benchmark.json of the challenger; repeatable")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Decide whether a model may take the champion's place. A refusal ends with code 1."""
+    from instructdiffusion.components.gate import run as judged
+    from instructdiffusion.components.policy import Evidence, Policy
+
+    held_to = Policy.load(policy) if policy else Policy()
+    facts = judged(
+        challenger, champion, out, policy=held_to, evidence=Evidence(leak, safety, tuple(report or ()))
+    ).facts
+    told = f"{'passed' if facts['passed'] else 'refused'}: {facts['reason']}"
+    typer.echo(
+        json.dumps(facts, indent=1) if as_json else "\n".join([told, *facts["flags"], f"the report is in {out}"])
+    )
+    if not facts["passed"]:
+        raise typer.Exit(1)
+
+
+def table(report: Report) -> Table:
+    """A benchmark's numbers; what is missing stands with its reason."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    rows = Table("metric", "value", "95 % interval", "floor", "bound", "n", box=SIMPLE_HEAD)
+    for part, values in {"": report.values, **report.slices}.items():
+        if part:
+            rows.add_row(f"[dim]{part}[/]")
+        for name, value in values.items():
+            if value.value is None:
+                rows.add_row(name, f"[dim]missing: {value.missing}[/]")
+                continue
+            ends = ["" if end is None else f"{end:.3f}" for end in (value.floor, value.bound)]
+            rows.add_row(name, f"{value.value:.3f}", f"{value.low:.3f} to {value.high:.3f}", *ends, str(value.n))
+    return rows
+
+
+def _show(report: Report, as_json: bool) -> None:
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(report.model_dump_json(indent=1))
+        return
+    Console().print(table(report))
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal()):
+        raise ConfigError(f"--part {text!r}: write it as 1/4, the first of four")
+    return int(number), int(parts)
+
+
+def _tools(clip: str, dino: str, aesthetic: Path | None, judge: tuple[str, str, str], out: Path) -> Tools:
+    from instructdiffusion.components.judge import Judge
+    from instructdiffusion.model.benchmark import Tools
+    from instructdiffusion.model.files import digest_of
+    from instructdiffusion.model.metrics import networks
+
+    url, model, key = judge
+    if url and not model:
+        raise ConfigError("--judge needs --judge-model: which model judges there")
+    made: dict[str, Any] = {}
+    if clip:
+        made["clip"] = networks.clip(clip)
+    if dino:
+        made["dino"] = networks.dino(dino)
+    if aesthetic:
+        made["aesthetic"] = networks.aesthetic_layers(aesthetic)
+        made["aesthetic_name"] = f"{aesthetic.name}@{digest_of(aesthetic)}"
+    if url:
+        made["judge"] = Judge(url, model, out / "judged", key=key)
+    return Tools(**made)

@@ -1,0 +1,177 @@
+"""The gate's policy: a planted leak, a missed floor or a hacked measure is refused, and overrides are signed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from components.promoting_page import SIGNED, run
+
+from instructdiffusion.components import gate
+from instructdiffusion.components.gate import verdict
+from instructdiffusion.components.policy import Evidence, Margins, Policy, Watch, gathered
+from instructdiffusion.components.reconcile import Canary, Served, decide
+from instructdiffusion.components.registry import CHAMPION, Override, Registry, Version, refusal
+from instructdiffusion.components.tracking import Tracker
+from instructdiffusion.model.errors import ConfigError, DataError
+
+NEW, DATA = "sha256:new", "sha256:data"
+
+
+def evaluation(model: str = NEW, level: float = 6.0, background: float = 33.0, n: int = 100) -> dict[str, Any]:
+    """One task at a level, with its background; what is hard about a sample is the same for every model."""
+    scores = (level + np.random.default_rng(0).normal(0, 1, n)).tolist()
+    low, high = level - 0.2, level + 0.2
+    also = {"background": {"value": background, "low": background - 0.3, "high": background + 0.3}}
+    row = {"metric": "gain", "value": level, "low": low, "high": high, "floor": 0.0, "bound": 20.0, "n": n}
+    return {"tasks": {"remove": {**row, "scores": scores, "also": also}}, "model": model, "data": DATA}
+
+
+def benchmark(editor: str = f"model@{NEW}", p95: float = 0.5, **value: Any) -> dict[str, Any]:
+    spec = {"name": "nme", "unit": "x", "better": "lower"}
+    nme = {"spec": spec, "value": 0.1, "low": 0.08, "high": 0.12, "missing": "", **value}
+    return {"benchmark": "faces", "editor": editor, "values": {"nme": nme}, "latency": {"p95": p95}}
+
+
+BETTER, OLD = evaluation(level=7.0), evaluation("sha256:old")
+
+
+def held(policy: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> str:
+    """Why a challenger that is better is refused by a policy; empty: it passed."""
+    found = verdict(BETTER, OLD, policy=Policy.model_validate(policy), known=known)
+    assert found.passed == (not found.reasons)
+    return "; ".join(found.reasons)
+
+
+def test_the_default_policy_asks_for_what_the_gate_always_asked_for() -> None:
+    found = verdict(BETTER, OLD)
+    assert found.passed
+    assert found.checks == ()
+    assert found.model_copy(update={"policy": Policy()}) == verdict(BETTER, OLD, policy=Policy())
+    assert Policy().margins == Margins()
+
+
+def test_a_floor_is_for_the_lower_end_of_the_interval() -> None:
+    assert held({"floors": {"remove": 6.7, "remove/background": 32.0}}) == ""
+    assert held({"floors": {"remove": 6.9}}) == "remove is 7.000 [6.800, 7.200], its floor 6.9"
+    assert "remove/background is 33.000" in held({"floors": {"remove/background": 33.0}})
+    with pytest.raises(ConfigError, match="names upscale, which was not evaluated"):
+        held({"floors": {"upscale": 1.0}})
+
+
+def test_a_planted_leak_is_refused_whether_a_report_was_asked_for_or_not() -> None:
+    leak = {"clean": False, "found": 3, "held_out": DATA}
+    assert held({}, {"leak": leak}) == "training saw held-out samples: 3"
+    assert held({}, {"leak": {**leak, "clean": True}}) == ""
+    assert held({}) == ""
+    assert "there is no report on leaks" in held({"leak": "required"})
+    elsewhere = {**leak, "clean": True, "held_out": "sha256:other"}
+    assert "is of sha256:other, not of the data scored on" in held({}, {"leak": elsewhere})
+
+
+def test_safety_probes_must_all_pass_and_be_of_this_model() -> None:
+    probes = [{"name": "nude", "passed": True}, {"name": "face", "passed": False}]
+    assert held({}, {"safety": {"model": NEW, "probes": probes}}) == "safety probes failed: face"
+    assert held({}, {"safety": {"model": NEW, "probes": probes[:1]}}) == ""
+    assert "another model" in held({}, {"safety": {"model": "sha256:old", "probes": probes[:1]}})
+    assert "no report of safety probes" in held({"safety": "required"})
+    assert "no report of safety probes" in held({}, {"safety": {"model": NEW, "probes": []}})
+
+
+def test_benchmarks_have_limits_on_the_side_that_hurts() -> None:
+    assert held({"benchmarks": {"faces/nme": 0.12}}, {"benchmarks": [benchmark()]}) == ""
+    assert "nme is 0.100" in held({"benchmarks": {"faces/nme": 0.11}}, {"benchmarks": [benchmark()]})
+    assert "faces/nme was not measured" in held({"benchmarks": {"faces/nme": 0.2}})
+    missing = benchmark(value=None, missing="no CLIP")
+    assert "has no value: no CLIP" in held({"benchmarks": {"faces/nme": 1}}, {"benchmarks": [missing]})
+    other = benchmark(editor="model@sha256:old")
+    assert "another model" in held({"benchmarks": {"faces/nme": 1}}, {"benchmarks": [other]})
+
+
+def test_latency_has_a_budget() -> None:
+    assert held({"latency": 0.6}, {"benchmarks": [benchmark()]}) == ""
+    assert "the budget is 0.4 s" in held({"latency": 0.4}, {"benchmarks": [benchmark()]})
+    assert "no benchmark's report" in held({"latency": 1})
+
+
+def test_likeness_that_rises_while_the_background_falls_is_flagged() -> None:
+    hacked = evaluation(level=7.0, background=30.0)
+    found = verdict(hacked, OLD)
+    assert found.passed
+    assert "remove rose while its background fell by 3.00 dB" in found.flags[0]
+    strict = Policy(watch=Watch(refuse=True))
+    assert verdict(hacked, OLD, policy=strict).reasons == found.flags
+    assert verdict(evaluation(level=7.0, background=32.5), OLD).flags == ()
+    assert verdict(evaluation(level=5.0, background=30.0), OLD).flags == ()  # it did not rise
+
+
+def test_the_step_reads_reports_and_shows_them_on_its_page(tmp_path: Path) -> None:
+    for name, content in {"new": BETTER, "old": OLD, "leak": {"clean": False, "found": "<3>"}}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    evidence = Evidence(leak=tmp_path / "leak.json")
+    new, old = tmp_path / "new.json", tmp_path / "old.json"
+    made = gate.run(new, old, tmp_path / "out", evidence=evidence)
+    assert not made.facts["passed"]
+    page = (tmp_path / "out/verdict.html").read_text()
+    assert "training saw held-out samples: &lt;3&gt;" in page
+    (tmp_path / "leak.json").write_text('{"clean": true}')  # another report is another verdict
+    assert gate.run(new, old, tmp_path / "out", evidence=evidence).facts["passed"]
+
+
+def test_a_report_or_policy_that_is_something_else_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("{}")
+    with pytest.raises(DataError, match=r"report .*x\.json lacks clean"):
+        gathered(Evidence(leak=path))
+    with pytest.raises(DataError, match="can't be read"):
+        gathered(Evidence(safety=tmp_path / "none.json"))
+    path.write_text("latency: fast\nfloor: {}\n")
+    with pytest.raises(ConfigError, match=r"latency: .*floor: "):
+        Policy.load(path)
+    path.write_text("name: release\nleak: required\nmargins: {level: 0.9}\n")
+    assert Policy.load(path).margins.level == 0.9
+    path.write_text("")
+    assert Policy.load(path) == Policy()
+
+
+def version(**tags: str) -> Version:
+    return Version(number="2", source="s3://b/2", run_id="r", tags=tags, aliases=(CHAMPION,))
+
+
+def test_a_version_that_the_gate_refused_is_not_served_though_it_has_the_alias() -> None:
+    serving = Served("1", True)
+    action = decide(version(gate="refused", gate_reasons="add fell"), serving, [], Canary(), "")
+    assert action.kind == "nothing"
+    assert "version 2 was refused by the gate (add fell)" in action.why
+    for tags in ({"gate": "passed"}, {"gate": "refused", "override": "a demo"}, {}):
+        assert decide(version(**tags), serving, [], Canary(), "").kind == "serve"
+
+
+@pytest.mark.parametrize(("word", "may"), [("passed", True), ("surpassed", True), ("refused", False), ("", False)])
+def test_only_what_the_gate_vouches_for_may_be_champion(word: str, may: bool) -> None:
+    assert (not refusal({"gate": word} if word else {})) == may
+
+
+def test_an_override_needs_a_reason_and_a_name_and_is_kept(
+    tracker: Tracker, registry: Registry, name: str, tmp_path: Path
+) -> None:
+    run_of = tracker.open_run(name)
+    tags = {"gate": "refused", "gate_reasons": "add fell"}
+    for number in ("1", "2"):
+        registry.register(f"s3://b/{number}", digest=f"sha256:{number}", run_id=run_of.run_id, tags=tags)
+    with pytest.raises(ConfigError, match=r"version 2 was refused by the gate \(add fell\); .* --override REASON --by"):
+        registry.promote("2")
+    assert registry.at(CHAMPION) is None
+    with pytest.raises(ConfigError, match="needs a reason and a name"):
+        Override("it is urgent", " ")
+    variables = {"MLFLOW_TRACKING_URI": registry.uri, "INSTRUCTDIFFUSION_REGISTERED_MODEL": name}
+    ended = run(SIGNED, tmp_path, variables)
+    assert (ended.returncode, ended.stdout) == (0, "version 2 is the champion\n"), ended.stderr
+    promoted = registry.version("2")
+    assert (promoted.tags["override"], promoted.tags["override_by"]) == ("the fair is tomorrow", "Ada")
+    assert "override_at" in promoted.tags
+    assert promoted.aliases == (CHAMPION,)

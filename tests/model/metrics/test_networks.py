@@ -1,0 +1,154 @@
+"""Likeness in a network's space: real networks at a tiny size, MagicBrush's recipe written out, torchmetrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+from torch import nn
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
+
+from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.metrics.likeness import CLIP_I, aesthetic, cosine, direction
+from instructdiffusion.model.metrics.networks import aesthetic_layers, clip, dino, fid, kid, lpips
+from instructdiffusion.model.task import Image
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP's classes with weights of chance, for pictures of 32 pixels."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    words = [*(chr(c) for c in range(97, 123)), *(f"{chr(c)}</w>" for c in range(97, 123)), "<|startoftext|>"]
+    tokenizer = CLIPTokenizer(
+        vocab={w: i for i, w in enumerate([*words, "<|endoftext|>"])}, merges=[], model_max_length=16
+    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "eos_token_id": len(tokenizer) - 1}
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pictures() -> list[Image]:
+    """Four pictures of noise at different scales, none square."""
+    rng = np.random.default_rng(1)
+    return [np.kron(rng.integers(0, 256, (6, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8)) for _ in range(4)]
+
+
+def test_clip_likeness_is_that_of_the_recipe_written_out(tiny_clip: Path, pictures: list[Image]) -> None:
+    encoder = clip(str(tiny_clip))
+    one, other, *_ = encoder.pictures(pictures)
+
+    network = CLIPModel.from_pretrained(tiny_clip).eval()
+    vectors = []
+    for picture in pictures[:2]:  # resize the shorter side to 32, cut the middle, scale, normalise: one at a time
+        small = Pillow.fromarray(picture).resize((42, 32), Pillow.Resampling.BICUBIC).crop((5, 0, 37, 32))
+        pixels = torch.tensor(np.asarray(small) / 255, dtype=torch.float32).permute(2, 0, 1)
+        mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+        std = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+        with torch.inference_mode():
+            seen = network.vision_model(pixel_values=((pixels - mean) / std)[None]).pooler_output
+            vectors.append(network.visual_projection(seen)[0])
+    expected = float(torch.nn.functional.cosine_similarity(vectors[0], vectors[1], dim=0))
+    assert cosine(one, other) == pytest.approx(expected, abs=1e-4)
+    assert cosine(one, one) == pytest.approx(1, abs=1e-5)
+    assert expected < 0.999
+
+
+def test_a_caption_is_read_and_a_long_one_cut(tiny_clip: Path) -> None:
+    short, long = clip(str(tiny_clip)).words(["a cat", "cat " * 40])
+    assert short.shape == long.shape == (24,)
+    assert cosine(short, long) < 0.9999
+
+
+def test_a_spec_names_the_network_and_its_weights(tiny_clip: Path) -> None:
+    spec = clip(str(tiny_clip)).spec(CLIP_I)
+    assert "@sha256:" in spec.model
+    assert spec.preprocessing is not None
+    assert spec.preprocessing.crop == 32
+    assert spec.digest != CLIP_I.digest
+
+
+def test_a_network_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is no network that can be read .*; name a folder or hub id"):
+        clip(str(tmp_path))
+    (tmp_path / "bad.pth").write_bytes(b"no weights")
+    with pytest.raises(DataError, match="download it again"):
+        aesthetic_layers(tmp_path / "bad.pth")
+
+
+def test_dino_compares_the_first_token(tmp_path: Path, pictures: list[Image]) -> None:
+    torch.manual_seed(2)
+    config = ViTConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=7
+    )
+    network = ViTModel(config, add_pooling_layer=False).eval()
+    network.save_pretrained(tmp_path)
+    encoder = dino(str(tmp_path))
+    assert (encoder.preprocessing.resize, encoder.preprocessing.crop) == (32, 28)
+    pixels = torch.from_numpy(encoder.preprocessing(pictures[0]))[None]
+    with torch.inference_mode():
+        expected = network(pixel_values=pixels).last_hidden_state[0, 0].numpy()
+    assert encoder.pictures(pictures[:1])[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_change_that_follows_the_captions_points_their_way() -> None:
+    right, up = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    assert direction(right, up, right, up) == pytest.approx(1)
+    assert direction(right, up, up, right) == pytest.approx(-1)
+    assert direction(right, right, right, up) == 0  # nothing was done
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_the_aesthetic_score_is_that_of_its_layers(tmp_path: Path, ending: str) -> None:
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Linear(24, 8), nn.Dropout(), nn.Linear(8, 1)).double().eval()
+    path = tmp_path / f"predictor.{ending}"
+    if ending == "pth":
+        torch.save(network.state_dict(), path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(network.state_dict(), path)
+    vector = np.random.default_rng(0).normal(size=24)
+    expected = network(torch.from_numpy(vector / np.linalg.norm(vector))).item()
+    assert aesthetic(vector, aesthetic_layers(path)) == pytest.approx(expected, abs=1e-4)
+
+
+class Means(nn.Module):
+    """Features of a picture that can be worked out by hand: the mean of each colour."""
+
+    num_features = 3
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.double().mean(dim=(2, 3))
+
+
+def test_the_distance_of_sets_is_that_of_their_means_and_spreads() -> None:
+    rng = np.random.default_rng(4)
+    levels = rng.integers(50, 150, (6, 1, 1, 3), np.uint8)
+    targets = list(np.broadcast_to(levels, (6, 8, 8, 3)))
+    outputs = [picture + np.uint8(10) for picture in targets]
+    assert fid(outputs, targets, Means()) == pytest.approx(3 * 10**2, rel=1e-4)  # equal spread, means 10 apart
+    assert fid(targets, targets, Means()) == pytest.approx(0, abs=1e-4)
+    assert kid(outputs, targets, Means(), seed=1) == kid(outputs, targets, Means(), seed=1)
+    with pytest.raises(DataError, match="two pictures on either side"):
+        fid(outputs[:1], targets, Means())
+
+
+class Apart(nn.Module):
+    """A distance in LPIPS's place, called as it is."""
+
+    def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return (one - other).abs().mean(dim=(1, 2, 3), keepdim=True)
+
+
+def test_learned_distance_is_told_pictures_from_minus_one_to_one() -> None:
+    black, white = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)
+    assert lpips([black, white], [white, white], Apart()) == pytest.approx([2, 0])

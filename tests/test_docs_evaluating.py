@@ -1,0 +1,131 @@
+"""docs/evaluating.md and the code say the same: its commands run as they stand, its tables are whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+from typer.testing import CliRunner, Result
+
+from instructdiffusion.components.policy import Policy
+from instructdiffusion.model.benchmark import Tools
+from instructdiffusion.model.benchmarks import benchmarks
+from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.network import BASE
+from instructdiffusion.model.tasks import TASKS
+from instructdiffusion.pipelines.cli import app
+
+PAGE = Path(__file__).parents[1] / "docs" / "evaluating.md"
+
+
+def blocks(language: str) -> list[str]:
+    return [t.content for t in MarkdownIt("commonmark").parse(PAGE.read_text()) if t.info == language]
+
+
+def lines() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines()]
+
+
+def ran(line: str) -> Result:
+    program, *arguments = shlex.split(line)
+    assert program == "instructdiffusion"
+    return CliRunner().invoke(app, arguments)
+
+
+def evaluation(model: str, level: float) -> dict[str, Any]:
+    noise = np.random.default_rng(0).normal(0, 0.1, 40)
+    tasks = {}
+    for name, task in TASKS.items():
+        scores = (level + noise).tolist()
+        row = {
+            "unit": "x",
+            "bar": 0.5,
+            "value": level,
+            "low": level - 0.05,
+            "high": level + 0.05,
+            "n": 40,
+            "slices": {},
+        }
+        also = {other.name: {**row, "value": 30.0, "low": 29.0, "high": 31.0} for other in task.also}
+        tasks[name] = {**row, "metric": task.metric.name, "floor": 0.0, "bound": 1.0, "scores": scores, "also": also}
+    rest = {"autoencoder": [40, 39, 41], "guidance": {}, "seconds": 1.0, "model": model, "data": "sha256:held-out"}
+    return {"tasks": tasks, **rest}
+
+
+@pytest.fixture
+def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and all the papers that the page's commands name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/editor.json").write_text("{}")
+    digest = digest_of(tmp_path / "model")
+    for name, content in {"new": evaluation(digest, 0.8), "old": evaluation("sha256:old", 0.6)}.items():
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / "evaluation.json").write_text(json.dumps(content))
+    leak, safety = blocks("json")[1:]
+    (tmp_path / "leak.json").write_text(leak.replace("sha256:...", "sha256:held-out"))
+    (tmp_path / "safety.json").write_text(safety.replace("sha256:...", digest))
+    (tmp_path / "policy.yaml").write_text(blocks("yaml")[0])
+    manifest = {**json.loads((BASE / "manifest.json").read_text()), "seed": 1}
+    (tmp_path / "train.json").write_text(json.dumps(manifest))
+    about = ("name", "licence", "intended_use", "limits", "contact")
+    (tmp_path / "about.yaml").write_text("".join(f"{name}: something\n" for name in about))
+    return tmp_path
+
+
+def test_every_command_of_the_page_runs(papers: Path) -> None:
+    assert len(lines()) == 8
+    for line in lines():
+        ended = ran(line)
+        assert ended.exit_code == 0, (line, ended.output)
+    found = json.loads((papers / "out/restoration/benchmark.json").read_text())
+    assert found["values"]["psnr"]["bound"] > found["values"]["psnr"]["floor"]
+    still = json.loads((papers / "out/still/benchmark.json").read_text())
+    assert still["values"]["psnr"]["value"] == found["values"]["psnr"]["floor"]
+    assert json.loads((papers / "out/detection/benchmark.json").read_text())["n"] == 4
+    assert "<h2>Policy release</h2>" in (papers / "out/gate/verdict.html").read_text()
+    assert (papers / "card.md").read_text().startswith("# something")
+
+
+def test_a_leak_and_a_gap_end_the_commands_of_the_page(papers: Path) -> None:
+    (papers / "leak.json").write_text('{"clean": false, "found": 2}')
+    (papers / "about.yaml").write_text("name: something\n")
+    judged = ran(next(line for line in lines() if " gate " in line))
+    assert judged.exit_code == 1
+    assert "refused: training saw held-out samples: 2" in judged.stdout
+    refused = ran(next(line for line in lines() if " card " in line))
+    assert refused.exit_code == 3
+    assert "no model card: about.licence is empty; about.intended_use is empty" in refused.stderr
+    assert not (papers / "card.md").exists()
+
+
+def test_the_page_lists_every_benchmark_metric_and_field_of_a_policy() -> None:
+    text = PAGE.read_text()
+    rows = re.findall(r"^\| `([\w-]+)` \| (.+) \|$", text, re.MULTILINE)
+    assert {name: about for name, about in rows if name in benchmarks()} == {
+        name: benchmark.about for name, benchmark in benchmarks().items()
+    }
+    metrics = {m.spec.name for benchmark in benchmarks().values() for m in benchmark.measures(Tools())}
+    assert sorted(name for name in {*metrics, *Policy.model_fields} if f"`{name}`" not in text) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("benchmark run semantics --out x", "no benchmark 'semantics'; choose one of"),
+        ("benchmark run semantic --out x --part first", "--part 'first': write it as 1/4"),
+        ("benchmark run semantic --out x --model do-nothing --url http://h", "one of them at a time"),
+        ("benchmark run judged --out x --judge http://h/v1", "--judge needs --judge-model"),
+        ("benchmark merge x", "holds no part of a benchmark"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments: str, told: str, papers: Path) -> None:
+    ended = ran(f"instructdiffusion {arguments}")
+    assert ended.exit_code in (2, 3)
+    assert told in ended.stderr
