@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from browser import opened
 from PIL import Image as Pillow
+from playwright.sync_api import expect
 
 from instructdiffusion.components import deploy
 
@@ -31,7 +32,7 @@ def page(deployment: deploy.Deployment) -> Iterator[Page]:
 def test_an_example_is_edited_by_keyboard_and_what_was_found_is_told(page: Page) -> None:
     page.get_by_role("button", name="referring").click()
     page.locator("#examples button").first.click()
-    page.wait_for_function("document.querySelector('#instruction').value != ''")
+    expect(page.locator("#instruction")).not_to_have_value("")
     page.locator("#instruction").press("Enter")
     page.wait_for_selector("#compare:not([hidden])")
     assert page.locator("#after").evaluate(LOADED)
@@ -44,7 +45,7 @@ def test_an_example_is_edited_by_keyboard_and_what_was_found_is_told(page: Page)
 def test_the_whole_source_shows_whatever_its_form(page: Page, tmp_path: Path) -> None:
     Pillow.fromarray(np.full((40, 160, 3), 90, np.uint8)).save(tmp_path / "wide.png")
     page.locator("#file").set_input_files(tmp_path / "wide.png")
-    page.wait_for_function("document.querySelector('#source').naturalWidth == 160")
+    expect(page.locator("#source")).to_have_js_property("naturalWidth", 160)
     inside = "e => [e.clientWidth <= e.parentElement.clientWidth, e.clientHeight <= e.parentElement.clientHeight]"
     assert page.locator("#source").evaluate(inside) == [True, True]
 
@@ -54,5 +55,5 @@ def test_what_the_service_refuses_is_told_in_its_own_line(page: Page) -> None:
     page.locator("input[name=steps]").fill("51")
     page.locator("#instruction").fill("Remove the noise.")
     page.locator("#go").click()
-    page.wait_for_function("document.querySelector('#result').innerText.includes('the limit is 50')")
+    expect(page.locator("#result")).to_contain_text("the limit is 50")
     assert page.locator("#result").inner_text().startswith("steps: 51, the limit is 50")
