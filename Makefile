@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test check fix setup base label-studio clean help
+.PHONY: demo test check fix setup base bench label-studio clean help
 
 # The stamps' names hold what was installed: a change of these files makes an environment out of date.
 READY := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
@@ -23,6 +23,10 @@ demo: $(READY) $(if $(filter label-studio,$(RANK)),$(LABELS))  ## run the whole 
 
 base: $(READY)  ## train the embedded base model again (hours)
 	@.venv/bin/instructdiffusion base $(ARGS)
+
+bench: $(READY)  ## measure speed and memory again, and write docs/performance.md (a quarter of an hour)
+	@.venv/bin/python bench/data.py $(ARGS)
+	@.venv/bin/python bench/figures.py
 
 label-studio: $(READY) $(LABELS)  ## start the annotators' server on this machine
 	@.venv/bin/instructdiffusion label serve $(ARGS)

@@ -17,7 +17,6 @@ from instructdiffusion.model.config import override, parse
 from instructdiffusion.model.data.latents import Latents, encode
 from instructdiffusion.model.engine import deepspeed_config, learning_rate
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.train import _numbers
 
 
 def _train(run_file: Path, data: Path, model: Path, out: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
@@ -73,13 +72,6 @@ def test_what_does_not_fit_is_one_line_and_no_traceback(latents: Path, tiny_fold
     assert done.returncode == DataError.exit_code
     assert "encode again with states=True" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_every_triplet_is_seen_once_an_epoch_by_one_process() -> None:
-    run = recipes.smoke()
-    seen = [n for step in range(5) for n in _numbers(20, run, step)]
-    assert sorted(seen) == list(range(20))
-    assert [n for step in range(5, 10) for n in _numbers(20, run, step)] != seen
 
 
 def test_latents_are_the_encoded_triplets(latents: Path, shards: Path, tiny_folder: Path, tmp_path: Path) -> None:

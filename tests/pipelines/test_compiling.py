@@ -67,9 +67,12 @@ def problems(spec: dict[str, Any]) -> list[str]:
             found += [f"{name}: no task {other}" for other in task.get("dependentTasks", ()) if other not in tasks]
             for kind in ("parameters", "artifacts"):
                 given = task.get("inputs", {}).get(kind, {})
+                looped = task.get("parameterIterator", {}).get("itemInput")
                 needed = component.get("inputDefinitions", {}).get(kind, {})
                 found += [
-                    f"{name}: {i} is not given" for i, t in needed.items() if i not in given and not t.get("isOptional")
+                    f"{name}: {i} is not given"
+                    for i, t in needed.items()
+                    if i not in (*given, looped) and not t.get("isOptional")
                 ]
                 found += [f"{name}: {i} is not an input" for i in given if i not in needed]
                 for source in given.values():
@@ -232,12 +235,12 @@ def test_a_file_loaded_back_runs_and_summarizes_success_and_failure(
     file = compile_all(tmp_path, Cluster(mount=str(tmp_path / "work"), retries=0), "quick")["data"]
     pipeline = components.load_component_from_file(str(file))
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
-    pipeline(triplets=10, held_out=1, prompts=1)
+    pipeline(triplets=10, parts=2, held_out=1, prompts=1)
     (page,) = (tmp_path / "root").glob("*/summarize/page")
     assert "data: succeeded" in page.read_text()
     assert "encode (train)" in page.read_text()
-    pages = [path.read_text() for path in (tmp_path / "root").glob("*/*/page")]
-    assert len(pages) == 7
+    pages = [path.read_text() for path in (tmp_path / "root").rglob("page")]
+    assert len(pages) == 10
     assert sum("data:image/webp;base64," in text for text in pages) >= 4
 
     monkeypatch.setenv(NAMES["run_id"], "run-2")

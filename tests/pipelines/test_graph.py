@@ -97,8 +97,10 @@ def test_no_step_installs_anything_when_it_starts(compiled: dict[str, Any]) -> N
     assert "pip install" not in json.dumps(compiled["deploymentSpec"])
 
 
-def test_steps_that_touch_a_service_are_never_taken_from_a_cache(compiled: dict[str, Any]) -> None:
-    acting = ("seat", "gate", "promote", "package", "deploy")
+def test_steps_that_touch_a_service_or_read_what_may_change_are_never_taken_from_a_cache(
+    compiled: dict[str, Any],
+) -> None:
+    acting = ("plan", "seat", "gate", "promote", "package", "deploy")
     for place, task in tasks(compiled).items():
         cached = task.get("cachingOptions", {}).get("enableCache", False)
         if name := step(compiled, task):

@@ -24,7 +24,7 @@ from instructdiffusion.model.data.shards import (
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.task import Image, psnr
-from instructdiffusion.model.tasks import TASKS
+from instructdiffusion.model.tasks import EVERY
 
 CANDIDATES = "candidates.json"
 
@@ -37,7 +37,7 @@ def truth_score(output: Image, triplet: Triplet) -> float:
     """
     gain = psnr(output, triplet.target) - psnr(triplet.source, triplet.target)
     likeness = float(np.clip(0.5 + gain / 20, 0, 1))
-    task = TASKS[triplet.ask.task]
+    task = EVERY[triplet.ask.task]
     if task.metric.name == "gain":
         return likeness
     return 0.5 * likeness + 0.5 * task.score(output, triplet.source, triplet.label, triplet.ask)[task.metric.name]
@@ -89,7 +89,7 @@ def aligned_shards(candidates: Path, shards: Path, picks: Mapping[str, Sequence[
     if not triplets:
         raise DataError("no edit was picked, so there is nothing to align on; propose more edits or rank more prompts")
     parent = Manifest.load(shards)
-    counts = {name: sum(t.ask.task == name for t in triplets) for name in TASKS}
+    counts = {name: sum(t.ask.task == name for t in triplets) for name in EVERY}
     shard = write_shard(out / "shard-00000.tar", triplets)
     changes = {
         "shards": (shard,),

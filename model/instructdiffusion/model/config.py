@@ -6,7 +6,7 @@ Frozen, with units, refusing unknown names: every error is listed at once, each 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -145,6 +145,9 @@ class Run(Section):
     lora: Lora = Lora()
     ema_decay: float = Field(0.9999, description="of the weights' moving average", ge=0, lt=1)
     train_text: bool = Field(False, description="whether the text encoder learns too")
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        {}, description="draws of each triplet in an epoch, by the name of its source; left out: as the data set says"
+    )
     seed: int = Field(0, description="of initialisation, order and noise")
     checkpoint_every: int = Field(500, description="steps between checkpoints", ge=1)
     log_every: int = Field(25, description="steps between metrics", ge=1)

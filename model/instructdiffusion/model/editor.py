@@ -17,7 +17,7 @@ from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.network import Guidance, Model
 from instructdiffusion.model.sampler import Rule, sample
 from instructdiffusion.model.task import Ask, Image
-from instructdiffusion.model.tasks import TASKS, task_named, understand
+from instructdiffusion.model.tasks import EVERY, task_named, understand
 
 MOST_STEPS = 1000
 BATCH = 50  # pictures sampled at once
@@ -66,7 +66,7 @@ class Editor:
         Raises:
             ConfigError: steps are out of range.
         """
-        family = TASKS[ask.task].family if ask else "editing"
+        family = EVERY[ask.task].family if ask else "editing"
         own = self.model.guidance.get(family, Guidance())
         given: dict[str, Any] = {"steps": steps, "text": text, "image": image}
         if steps is not None and not 1 <= steps <= MOST_STEPS:
@@ -106,11 +106,11 @@ class Editor:
     def edits(self, pictures: Sequence[Image], asks: Sequence[Ask], seeds: Sequence[int]) -> list[Image]:
         """Edit many pictures of any sizes, those of one kind of task together, each with the model's own guidance."""
         sources = [resized(p, self.resolution, self.resolution) for p in pictures]
-        kinds = [TASKS[ask.task].family if ask.task in TASKS else "editing" for ask in asks]
+        kinds = [EVERY[ask.task].family if ask.task in EVERY else "editing" for ask in asks]
         made: dict[int, Image] = {}
         for kind in sorted(set(kinds)):
             at = [i for i, k in enumerate(kinds) if k == kind]
-            guidance = self.guidance(asks[at[0]] if asks[at[0]].task in TASKS else None)
+            guidance = self.guidance(asks[at[0]] if asks[at[0]].task in EVERY else None)
             words = [asks[i].instruction for i in at]
             outputs = self.outputs([sources[i] for i in at], words, [seeds[i] for i in at], guidance)
             made |= {i: _returned(pictures[i], sources[i], o) for i, o in zip(at, outputs, strict=True)}
@@ -152,7 +152,7 @@ class Editor:
         """The answer, in pixels of the picture that was given."""
         if ask is None:
             return {}
-        task = TASKS[ask.task]
+        task = EVERY[ask.task]
         return task.read(resized(output, width, height), resized(source, width, height), ask)
 
 
@@ -163,7 +163,7 @@ def heard_as(instruction: str, task: str | None) -> Ask | None:
     fit = task_named(task).understand(instruction)
     if fit:
         return fit[1]
-    return Ask(task, instruction) if TASKS[task].family != "perception" else None
+    return Ask(task, instruction) if EVERY[task].family != "perception" else None
 
 
 def seed_of(key: str, seed: int) -> int:

@@ -22,7 +22,7 @@ from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.interval import interval
 from instructdiffusion.model.network import Guidance
 from instructdiffusion.model.task import Image, Metric, psnr
-from instructdiffusion.model.tasks import TASKS
+from instructdiffusion.model.tasks import EVERY
 
 Progress = Callable[[int, int], None]
 REPORT = "evaluation.json"
@@ -113,7 +113,7 @@ def evaluate(
 
 
 def _by_task(shards: Path, limit: int | None) -> dict[str, list[Triplet]]:
-    groups: dict[str, list[Triplet]] = {name: [] for name in TASKS}
+    groups: dict[str, list[Triplet]] = {name: [] for name in EVERY}
     for triplet in read_triplets(shards):
         group = groups.setdefault(triplet.ask.task, [])
         if limit is None or len(group) < limit:
@@ -140,7 +140,7 @@ def edited(editor: Editor, triplets: Sequence[Triplet], seed: int = 0) -> list[I
 def _task_score(
     name: str, triplets: Sequence[Triplet], outputs: Sequence[Image], rebuilt: Sequence[Image]
 ) -> TaskScore:
-    task = TASKS[name]
+    task = EVERY[name]
     metric = task.metric.name
 
     def scored(pictures: Sequence[Image]) -> list[dict[str, float]]:

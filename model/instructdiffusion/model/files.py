@@ -40,6 +40,27 @@ def write_atomic(path: Path, content: bytes | str, *, sync: bool = True, mode: i
     return path
 
 
+def share(source: Path, target: Path) -> Path:
+    """Give a file that never changes a second name: a link where the disk can, else a copy, whole or not at all.
+
+    Raises:
+        DataError: the disk is full or the folder can't be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.unlink(missing_ok=True)  # two names of one file can't replace each other
+        try:
+            os.link(source, target)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(source, temporary)
+            os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"can't write {target}: {error.strerror}; free space or choose another folder") from error
+    return target
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Fill a temporary sibling of `path`; it takes the name `path` only when the block ends well.

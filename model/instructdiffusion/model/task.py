@@ -56,6 +56,7 @@ class Task:
     name: ClassVar[str]
     family: ClassVar[Family]
     weight: ClassVar[float]  # share of the training mixture, relative to the other tasks
+    composed: ClassVar[bool] = True  # whether scenes can be composed for it; else its data are public data sets alone
     metric: ClassVar[Metric]
     also: ClassVar[tuple[Metric, ...]] = ()  # what else a useful model must reach; scored under these names
     templates: ClassVar[tuple[str, ...]]  # ten or more, hand-written, with {slots}

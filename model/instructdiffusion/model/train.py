@@ -19,7 +19,8 @@ from diffusers.training_utils import EMAModel
 
 from instructdiffusion.model import checkpoint, engine, lora, network
 from instructdiffusion.model.config import Run
-from instructdiffusion.model.data.latents import Latents, order
+from instructdiffusion.model.data.latents import Latents
+from instructdiffusion.model.data.mixture import Mixture
 from instructdiffusion.model.diffusion import Objective
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import write_atomic
@@ -48,10 +49,11 @@ def train(run: Run, data: Path, model: Path | Model | None, out: Path, report: R
             f"{data} holds {'tokens' if latents.tokens else 'text states'}, but train_text={run.train_text}; "
             f"encode again with states={not run.train_text}"
         )
+    mixture = latents.mixture(run.seed, run.weights)
     job = _start(run, nets, out)
     clock, sums = Clock(run.optim.steps, job.step), defaultdict[str, list[float]](list)
     while job.step < run.optim.steps:
-        for task, loss in _step(job, latents):
+        for task, loss in _step(job, latents, mixture):
             sums[task].append(loss)
         job.step += 1
         if job.step % run.log_every == 0 or job.step == run.optim.steps:
@@ -110,12 +112,13 @@ def _start(run: Run, nets: Model, out: Path) -> _Job:
     return job
 
 
-def _step(job: _Job, latents: Latents) -> list[tuple[str, float]]:
+def _step(job: _Job, latents: Latents, mixture: Mixture) -> list[tuple[str, float]]:
     """One optimizer step; returns (task, loss) of this process's triplets."""
     for group in job.engine.optimizer.param_groups:
         group["lr"] = engine.learning_rate(job.run, job.step)
     generator = torch.Generator().manual_seed(hash((job.run.seed, job.step, job.rank)) & 0x7FFFFFFF)
-    numbers = _numbers(len(latents), job.run, job.step)[job.rank :: job.world]
+    first, size = job.step * job.run.optim.batch_size, job.run.optim.batch_size
+    numbers = mixture.draws(range(first, first + size))[job.rank :: job.world]
     told: list[tuple[str, float]] = []
     micro = job.engine.train_micro_batch_size_per_gpu()
     for start in range(0, len(numbers), micro):
@@ -126,25 +129,6 @@ def _step(job: _Job, latents: Latents) -> list[tuple[str, float]]:
         told += zip(latents.tasks[part].tolist(), losses.detach().tolist(), strict=True)
     job.ema.step(p for p in job.engine.module.parameters() if p.requires_grad)
     return told
-
-
-def _numbers(count: int, run: Run, step: int) -> list[int]:
-    """The triplets of a step, over all processes: epochs follow each other, each in an order of its own."""
-    first = step * run.optim.batch_size
-    places = range(first, first + run.optim.batch_size)
-    epochs = {p // count for p in places}
-    orders = {epoch: _order(count, run.seed, epoch) for epoch in epochs}
-    return [int(orders[p // count][p % count]) for p in places]
-
-
-_orders: dict[tuple[int, int, int], np.ndarray] = {}
-
-
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    if (count, seed, epoch) not in _orders:
-        _orders.clear()
-        _orders[count, seed, epoch] = order(count, seed, epoch)
-    return _orders[count, seed, epoch]
 
 
 def _tell(job: _Job, sums: dict[str, list[float]], clock: Clock, report: Reporter, out: Path) -> None:

@@ -59,9 +59,9 @@ def ask_each_task(address: str, shards: Path) -> Iterator[Answer]:
 def _ask(client: Any, triplet: Triplet) -> Answer:
     import time
 
-    from instructdiffusion.model.tasks import TASKS
+    from instructdiffusion.model.tasks import EVERY
 
-    task, began = TASKS[triplet.ask.task], time.perf_counter()
+    task, began = EVERY[triplet.ask.task], time.perf_counter()
     response: EditResponse = client.edit(triplet.source, triplet.ask.instruction, task=task.name)
     seconds = time.perf_counter() - began
     output = np.asarray(response.picture.convert("RGB"))

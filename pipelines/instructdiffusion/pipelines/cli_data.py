@@ -1,4 +1,4 @@
-"""`instructdiffusion data`: look at data sets on disk before anything is made from them."""
+"""`instructdiffusion data`: look at data sets on disk, and make triplets of them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from instructdiffusion.model.errors import DataError
+from instructdiffusion.pipelines import cli_build
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from instructdiffusion.model.data.readers import Counts, Reader
 
-data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data sets on disk.")
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at data sets on disk, and build from them.")
 
 
 def add(app: typer.Typer) -> None:
     """Add the group to the command."""
+    cli_build.add(data)
     app.add_typer(data, name="data")
 
 
 @data.callback()
 def group() -> None:
-    """Look at data sets on disk."""
+    """Look at data sets on disk, and build from them."""
 
 
 @data.command()

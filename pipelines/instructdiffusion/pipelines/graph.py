@@ -10,6 +10,7 @@ from kfp import dsl
 from instructdiffusion.pipelines.data_steps import collect, encode, fetch, filter, propose, rank, synthesize
 from instructdiffusion.pipelines.model_steps import compare, evaluate, gate, train
 from instructdiffusion.pipelines.release_steps import deploy, package, promote, seat
+from instructdiffusion.pipelines.source_steps import build, join, plan
 
 
 def fresh(task: dsl.PipelineTask) -> dsl.PipelineTask:
@@ -26,30 +27,39 @@ class Prepared(NamedTuple):
     prompts: dsl.Dataset
 
 
-@dsl.pipeline(name="data", description="From photographs to latents to train on, held-out triplets and prompts.")
+@dsl.pipeline(name="data", description="From sources to latents to train on, held-out triplets and prompts.")
 def data(
     start: str = "",
+    sources: str = "",
+    parts: int = 1,
     size: int = 64,
     triplets: int = 2000,
     held_out: int = 20,
     prompts: int = 20,
     seed: int = 0,
     prompt_seed: int = 1,
+    work: str = "/work",
 ) -> Prepared:
-    """Compose triplets with exact truth, drop the bad ones, and run the encoders over the rest.
+    """Make triplets of public data sets or of composed scenes, drop the bad ones, and run the encoders over the rest.
 
     Args:
         start: the model to start from, a folder or its s3:// address; empty: the base inside the package.
+        sources: sources file of what to train on, a path or its s3:// address; empty: composed scenes alone.
+        parts: that the work on it is divided into, done side by side.
         size: side of the pictures in pixels; the model's own.
-        triplets: to train on, of all tasks together.
+        triplets: to train on, of all tasks together, where there is no sources file.
         held_out: triplets of each task that models are scored on.
         prompts: triplets of each task whose edits are ranked.
         seed: of everything random but the prompts.
         prompt_seed: of the prompts; with the same one they would be triplets that were trained on.
+        work: folder that outlives the run: shards that are finished are not made again.
     """
     base = fetch(source=start, name="base").outputs["model"]
-    scenes = synthesize(name="train", split="train", triplets=triplets, even=False, size=size, seed=seed)
-    good = filter(source=scenes.outputs["shards"]).outputs["shards"]
+    planned = fresh(plan(sources=sources, triplets=triplets, parts=parts))
+    with dsl.ParallelFor(planned.outputs["Output"], name="each part") as order:
+        built = build(order=order, name="train", size=size, seed=seed, work=work)
+    joined = join(parts=dsl.Collected(built.outputs["shards"]), name="train")
+    good = filter(source=joined.outputs["shards"]).outputs["shards"]
     latents = encode(shards=good, model=base).outputs["latents"]
     hidden = synthesize(name="held-out", split="test", triplets=held_out, even=True, size=size, seed=seed)
     prompted = synthesize(name="prompts", split="train", triplets=prompts, even=True, size=size, seed=prompt_seed)
@@ -337,6 +347,7 @@ def end_to_end(
         prompts=prompts,
         seed=seed,
         prompt_seed=prompt_seed,
+        work=work,
     ).outputs
     base, tested = made["base"], made["held_out"]
     first = training(

@@ -20,6 +20,9 @@ from PIL import Image as Pillow
 from instructdiffusion.pipelines.report import alignment_plots, curves, duration, number, span
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from instructdiffusion.model.data.sources import Sources
     from instructdiffusion.model.task import Image
 
 TEMPLATE = "page.html.j2"
@@ -75,11 +78,25 @@ def data(folder: Path, name: str) -> str:
                 first[triplet.ask.task] = Strip(caption, [_of(triplet.source), _of(triplet.target)])
             if len(first) == len([task for task, count in manifest.counts.items() if count]):
                 break
+    origins: Table = [
+        ("source", "data set", "weight", "offered", "triplets", "left out"),
+        *(
+            (name, o.dataset, o.weight, o.offered, sum(o.counts.values()), _plain(dict(o.skipped)))
+            for name, o in manifest.sources.items()
+        ),
+    ]
     facts = {"triplets": manifest.total, "split": manifest.split, "side": f"{manifest.size} px", "seed": manifest.seed}
     counts: Table = [("task", "triplets"), *sorted(manifest.counts.items())]
     kept = [("report", ""), *((key, _plain(value)) for key, value in manifest.report.items())]
     notes = ["source and target of the first triplet of each task"] if first else []
-    return page(name, facts, notes=notes, tables=[counts, *([kept] if len(kept) > 1 else [])], strips=[*first.values()])
+    tables = [counts, *(table for table in (origins, kept) if len(table) > 1)]
+    return page(name, facts, notes=notes, tables=tables, strips=[*first.values()])
+
+
+def sources(wanted: Sources, parts: int) -> str:
+    """What a data set is to be made of."""
+    rows: Table = [("source", "settings"), *((s.name, _plain(_given(s))) for s in wanted.sources)]
+    return page("plan", {"split": wanted.split, "parts": parts}, tables=[rows])
 
 
 def model(folder: Path, name: str, facts: Mapping[str, object]) -> str:
@@ -187,6 +204,10 @@ def _flat(tree: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
     for name, value in tree.items():
         rows += _flat(value, f"{path}{name}.") if isinstance(value, Mapping) else [(f"{path}{name}", _plain(value))]
     return rows
+
+
+def _given(source: BaseModel) -> dict[str, Any]:
+    return source.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
 
 
 def _plain(value: object) -> str:

@@ -49,6 +49,7 @@ Address = Annotated[str, StringConstraints(pattern="^(s3://|/).+")]
 # The same name may be a count in one pipeline and the address of what was made in another.
 COUNTS: Mapping[str, Any] = {
     "size": Annotated[int, Field(ge=32, le=1024, multiple_of=8)],
+    "parts": Annotated[int, Field(ge=1, le=1000)],
     "triplets": Count,
     "held_out": Annotated[int, Field(ge=1, le=10_000)],
     "prompts": Annotated[int, Field(ge=1, le=10_000)],
@@ -61,6 +62,7 @@ COUNTS: Mapping[str, Any] = {
 }
 TEXTS: Mapping[str, Any] = {
     "start": Address | Literal[""],
+    "sources": Address | Literal[""],
     "model": Address,
     "latents": Address,
     "held_out": Address,

@@ -25,9 +25,9 @@ def answer_of(edit: Edit, source: Image) -> tuple[Found | None, float | None]:
     For joints it is the mean of their own. For a region, or none, it is how much of it stays when the paint is made
     fainter and stronger: 1 for one that does not move, 0 for one that hangs on the threshold.
     """
-    from instructdiffusion.model.tasks import TASKS
+    from instructdiffusion.model.tasks import EVERY
 
-    if edit.ask is None or TASKS[edit.ask.task].family == "restoration":
+    if edit.ask is None or EVERY[edit.ask.task].family == "restoration":
         return None, None
     found = found_of(edit.found)
     if isinstance(found, Joints):
@@ -47,10 +47,10 @@ def _steadiness(output: Image, source: Image, ask: Ask) -> float:
 
 
 def _region(before: Any, after: Any, amount: float, ask: Ask) -> Any:
-    from instructdiffusion.model.tasks import TASKS
+    from instructdiffusion.model.tasks import EVERY
 
     paint = (before + amount * (after - before)).clip(0, 255).round().astype(np.uint8)
-    read = TASKS[ask.task].read(paint, before.astype(np.uint8), ask)
+    read = EVERY[ask.task].read(paint, before.astype(np.uint8), ask)
     return decode_rle(read["mask"]) if "mask" in read else np.zeros(paint.shape[:2], bool)
 
 

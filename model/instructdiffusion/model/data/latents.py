@@ -1,14 +1,15 @@
 """Latents: a data set's triplets encoded once, so that training runs neither the autoencoder nor a frozen text encoder.
 
-One safetensors file per shard (source, target, tokens or text states, task), and a manifest whose parent is the
-triplets' manifest. Files are mapped into memory, not read.
+One safetensors file per thousand triplets (source, target, tokens or text states, task, origin), and a manifest whose
+parent is the triplets' manifest. Files are mapped into memory, not read.
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from instructdiffusion.model.data.mixture import Heap, Mixture, Numbers
 from instructdiffusion.model.data.shards import MANIFEST, Manifest, Shard, Triplet, read_triplets
-from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.network import Model, load
-from instructdiffusion.model.tasks import TASKS
+from instructdiffusion.model.tasks import EVERY
 
 BATCH = 250  # triplets encoded at once
 
@@ -72,19 +74,22 @@ def _batches(triplets: Iterator[Triplet], size: int) -> Iterator[list[Triplet]]:
 
 def _encode_batch(nets: Model, batch: list[Triplet], path: Path, states: bool) -> Shard:
     instructions = [t.ask.instruction for t in batch]
-    tasks = list(dict.fromkeys([*TASKS, *(t.ask.task for t in batch)]))  # some data is of no task, stage 1's for one
+    tasks = list(dict.fromkeys([*EVERY, *(t.ask.task for t in batch)]))  # some data is of no task, stage 1's for one
+    origins = [str(t.provenance.get("source", "")) for t in batch]
+    names = sorted({*origins})
     text = nets.text(instructions).half() if states else nets.tokens(instructions).int()
     tensors = {
         "source": nets.encode(t.source for t in batch).half(),
         "target": (nets.encode(t.target for t in batch) * nets.scale).half(),
         "text": text,
         "task": torch.tensor([tasks.index(t.ask.task) for t in batch], dtype=torch.uint8),
+        "origin": torch.tensor([names.index(name) for name in origins], dtype=torch.int16),
     }
     temporary = path.with_suffix(".part")
     save_file(
         {k: v.contiguous() for k, v in tensors.items()},
         temporary,
-        {"tasks": json.dumps(tasks), "text": "states" if states else "tokens"},
+        {"tasks": json.dumps(tasks), "origins": json.dumps(names), "text": "states" if states else "tokens"},
     )
     temporary.replace(path)
     return Shard(name=path.name, digest=digest_of(path), count=len(batch))
@@ -92,11 +97,12 @@ def _encode_batch(nets: Model, batch: list[Triplet], path: Path, states: bool) -
 
 @dataclass
 class Latents:
-    """Encoded triplets, addressed by number. `tasks` names the task of each."""
+    """Encoded triplets, addressed by number. `tasks` names the task of each, `heaps` are those of each source."""
 
     files: list[dict[str, Tensor]]
     starts: list[int]
     tasks: np.ndarray
+    heaps: Mapping[str, Heap]
     tokens: bool
 
     @staticmethod
@@ -106,25 +112,31 @@ class Latents:
         Raises:
             DataError: a file is missing or damaged.
         """
+        manifest = Manifest.load(folder)
         files, starts, tasks, total, kind = [], [], [], 0, "states"
-        for shard in Manifest.load(folder).shards:
+        numbers = defaultdict[str, list[Numbers]](list)
+        for shard in manifest.shards:
             path = folder / shard.name
             try:
                 with safe_open(path, framework="pt") as file:
                     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
                     metadata = file.metadata()
-            except (OSError, SafetensorError) as error:
+                names, origins, kind = json.loads(metadata["tasks"]), json.loads(metadata["origins"]), metadata["text"]
+            except (OSError, SafetensorError, KeyError) as error:
                 raise DataError(
                     f"latents {path} can't be read ({error}); delete {folder} and run the encode step again"
                 ) from error
-            names, kind = json.loads(metadata["tasks"]), metadata["text"]
             files.append(tensors)
             starts.append(total)
             tasks += [names[i] for i in tensors["task"].tolist()]
+            for at, name in enumerate(origins):
+                numbers[name].append(total + np.flatnonzero(tensors["origin"].numpy() == at))
             total += shard.count
         if not total:
             raise DataError(f"{folder} holds no latents; check the filter's report for why all were dropped")
-        return Latents(files, starts, np.array(tasks), kind == "tokens")
+        weights = {name: origin.weight for name, origin in manifest.sources.items()}
+        heaps = {name: Heap(parts, weights.get(name, 1.0)) for name, parts in sorted(numbers.items())}
+        return Latents(files, starts, np.array(tasks), heaps, kind == "tokens")
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -137,7 +149,17 @@ class Latents:
         )
         return source.float(), target.float(), text.long() if self.tokens else text.float()
 
+    def mixture(self, seed: int, weights: Mapping[str, float]) -> Mixture:
+        """The draws of a training, every source by its weight.
 
-def order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch: every triplet once."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
+        Args:
+            weights: instead of those that the data set was built with, by the name of a source.
+
+        Raises:
+            ConfigError: there is no such source, or none has a weight above 0.
+        """
+        if unknown := sorted({*weights} - {*self.heaps}):
+            there = ", ".join(name for name in self.heaps if name) or "none that has a name"
+            raise ConfigError(f"weights: no source is named {', '.join(unknown)}; there is {there}")
+        heaps = {name: Heap(heap.files, weights.get(name, heap.weight)) for name, heap in self.heaps.items()}
+        return Mixture(heaps, seed)

@@ -49,6 +49,17 @@ class Shard(BaseModel):
     count: int
 
 
+class Origin(BaseModel):
+    """What a data set has of one of its sources, as it was built: before any filter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    dataset: str = Field(description="as its authors name it; scenes for composed ones")
+    weight: float = Field(description="draws of each triplet in an epoch of training")
+    offered: int = Field(0, description="examples and annotations that were looked at")
+    counts: dict[str, int] = Field(default_factory=dict, description="triplets per task")
+    skipped: dict[str, int] = Field(default_factory=dict, description="what was left out, by reason")
+
+
 class Manifest(BaseModel):
     """The version of a data set; two data sets with equal manifests hold equal triplets."""
 
@@ -60,6 +71,7 @@ class Manifest(BaseModel):
     shards: tuple[Shard, ...]
     licences: tuple[str, ...] = ()
     parents: tuple[str, ...] = Field((), description="digests of the manifests this one was made from")
+    sources: dict[str, Origin] = Field(default_factory=dict, description="what was built of which source, by its name")
     report: dict[str, Any] = Field(default_factory=dict, description="what the filter kept and dropped, and why")
 
     @property

@@ -25,7 +25,7 @@ from instructdiffusion.model.data.shards import (
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.task import psnr
-from instructdiffusion.model.tasks import TASKS
+from instructdiffusion.model.tasks import EVERY
 
 MOST_ALIKE = 45.0  # dB: source and target nearer than this differ in nothing one could see
 SMALLEST_REGION = 0.004  # share of the picture a region or an edit must cover
@@ -51,7 +51,7 @@ def large_enough(triplet: Triplet) -> bool:
 
 def readable(triplet: Triplet) -> bool:
     """What was painted scores as it should when read back."""
-    task = TASKS[triplet.ask.task]
+    task = EVERY[triplet.ask.task]
     if task.family != "perception":
         return True
     return task.score(triplet.target, triplet.source, triplet.label, triplet.ask)[task.metric.name] > 0.8

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
 from instructdiffusion.model.data.photos import Split
 from instructdiffusion.model.data.shards import PER_SHARD, Manifest, Shard, Triplet, write_shard_once
+from instructdiffusion.model.data.workers import spread
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.tasks import TASKS, task_named
@@ -41,7 +39,9 @@ def compose(studio: Studio, task: str, seed: str) -> Triplet:
 
 def plan(counts: Mapping[str, int], seed: int, split: str) -> list[tuple[str, str]]:
     """Every (task, seed) of a data set, in an order that mixes the tasks."""
-    rows = [(task_named(task).name, f"{seed}/{split}/{task}/{i}") for task, n in counts.items() for i in range(n)]
+    if alone := [task for task in counts if not task_named(task).composed]:
+        raise ConfigError(f"no scenes can be composed for {', '.join(alone)}; choose from {', '.join(TASKS)}")
+    rows = [(task, f"{seed}/{split}/{task}/{i}") for task, n in counts.items() for i in range(n)]
     Random(f"{seed}/{split}").shuffle(rows)
     return rows
 
@@ -82,28 +82,16 @@ def synthesize(
     studio = Studio.open(size, split)
     write = partial(_write_part, out, size, split)
     shards: list[Shard] = []
-    for shard in _each(write, list(enumerate(parts)), workers or os.cpu_count() or 1):
+    for shard in spread(write, list(enumerate(parts)), workers or os.cpu_count() or 1):
         shards.append(shard)
         progress(len(shards), len(parts))
-    licences = (*LICENCES, STAMPS_LICENCE) if studio.cutouts else LICENCES
-    whole = Manifest(size=size, split=split, seed=seed, counts=dict(counts), shards=tuple(shards), licences=licences)
-    return whole.save(out)
+    told = {"size": size, "split": split, "seed": seed, "counts": dict(counts), "licences": licences(studio)}
+    return Manifest(**told, shards=tuple(shards)).save(out)
 
 
-def _each(
-    write: Callable[[tuple[int, list[tuple[str, str]]]], Shard],
-    parts: list[tuple[int, list[tuple[str, str]]]],
-    workers: int,
-) -> Iterator[Shard]:
-    if workers == 1 or len(parts) == 1:
-        yield from map(write, parts)
-        return
-    try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(write, parts)
-    except BrokenProcessPool as error:
-        fix = "from a script, call synthesize below `if __name__ == '__main__':` or with workers=1"
-        raise ConfigError(f"a worker of the synthesis died (out of memory, or it could not start): {fix}") from error
+def licences(studio: Studio) -> tuple[str, ...]:
+    """What the scenes of a studio are made from is licensed under."""
+    return (*LICENCES, STAMPS_LICENCE) if studio.cutouts else LICENCES
 
 
 def _write_part(out: Path, size: int, split: Split, part: tuple[int, list[tuple[str, str]]]) -> Shard:

@@ -1,4 +1,8 @@
-"""Every task, by name: a module here that defines `TASKS` adds its tasks to mixture, evaluation and service."""
+"""Every task, by name: a module here that defines `TASKS` adds its tasks to mixture, evaluation and service.
+
+`TASKS` are those that scenes can be composed for, which is what the embedded data, their evaluation and the service go
+through. A triplet may be of any task in `EVERY`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,12 @@ from importlib import import_module
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.task import Ask, Task
 
-TASKS: dict[str, Task] = {
+EVERY: dict[str, Task] = {
     task.name: task
     for module in sorted(m.name for m in pkgutil.iter_modules(__path__))
     for task in import_module(f"{__name__}.{module}").TASKS
 }
+TASKS: dict[str, Task] = {name: task for name, task in EVERY.items() if task.composed}
 
 
 def task_named(name: str) -> Task:
@@ -21,9 +26,9 @@ def task_named(name: str) -> Task:
     Raises:
         ConfigError: there is no such task; lists those there are.
     """
-    if name not in TASKS:
-        raise ConfigError(f"no task {name!r}; choose one of {', '.join(TASKS)}")
-    return TASKS[name]
+    if name not in EVERY:
+        raise ConfigError(f"no task {name!r}; choose one of {', '.join(EVERY)}")
+    return EVERY[name]
 
 
 def understand(instruction: str) -> Ask | None:

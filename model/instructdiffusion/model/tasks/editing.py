@@ -7,7 +7,7 @@ exact, where inpainting would guess. New objects are drawn at rest, so that an i
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ class Editing(Task):
     """Label: the `target` picture, the `mask` of all pixels that may change, and the words of the instruction."""
 
     family = "editing"
-    needs = ("target", "mask", "words")
+    needs: ClassVar[tuple[str, ...]] = ("target", "mask", "words")
     also = (Metric("background", "dB of PSNR of what should stay as it was", 30.0),)
 
     def ask(self, label: Label, rng: Random) -> Ask:

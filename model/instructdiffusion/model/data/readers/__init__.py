@@ -72,6 +72,7 @@ class Reader:
     address: ClassVar[str]  # where its authors publish it
     weight: ClassVar[float] = 1.0  # draws per example and epoch in the paper's mixture
     flips: ClassVar[bool] = False  # whether the original mirrors its pictures
+    half_body: ClassVar[float] = 0.0  # share of training crops that show half a body, see `augment`
 
     def recognises(self, folder: Path) -> bool:
         """Whether this data set lies in the folder, judged by a few names of files."""

@@ -34,7 +34,6 @@ class People(Walker):
     task = "keypoint"
     flips = True
     joints: ClassVar[tuple[str, ...]]
-    half_body: ClassVar[float] = 0.0  # share of training crops that show half a body, see `augment`
 
     def person(
         self, key: str, picture: str, path: Path, size: Size | None, joints: Joints, box: Box, facts: Mapping[str, str],

@@ -1,0 +1,106 @@
+"""Steps: build a part of a data set from its sources, and join the parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from instructdiffusion.components.step import Made, data_digest, made, once
+from instructdiffusion.components.storage import Store
+from instructdiffusion.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from instructdiffusion.model.data.sources import Source, Sources
+
+
+def read(address: str, copy: Path, store: Store | None) -> Sources:
+    """The sources that a file names, in a folder or in the store; its relative paths are below its folder.
+
+    Args:
+        copy: where a file of the store is downloaded to.
+
+    Raises:
+        ConfigError: the file is wrong, with all that is wrong; or it is in a store and none is set.
+    """
+    from instructdiffusion.model.data.sources import STORE, read_sources, sources_of
+
+    if not address.startswith(STORE):
+        return read_sources(Path(address))
+    text = _needed(store, address).get_file(address, copy).read_text()
+    return sources_of(text, address).below(address.rpartition("/")[0])
+
+
+def local(sources: Sources, copies: Path, store: Store | None) -> Sources:
+    """The same sources on this machine: folders of the store are downloaded below `copies`, unless they are there."""
+    from instructdiffusion.model.data.sources import STORE, Scenes
+
+    def here(source: Source) -> Source:
+        if isinstance(source, Scenes) or not source.path.startswith(STORE):
+            return source
+        copy = copies / hashlib.sha256(source.path.encode()).hexdigest()[:12]  # one for all parts that work here
+        folder = _needed(store, source.path).get_directory(source.path, copy)
+        return source.model_copy(update={"path": str(folder)})
+
+    return sources.model_copy(update={"sources": tuple(map(here, sources.sources))})
+
+
+def run(
+    sources: Sources,
+    out: Path,
+    *,
+    size: int,
+    seed: int,
+    part: str = "1/1",
+    workers: int | None = None,
+    copies: Path | None = None,
+    store: Store | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Made:
+    """Write the shards of a part, pictures of `size` x `size` pixels; facts: the manifest. Nothing is uploaded.
+
+    Args:
+        part: which of how many, as in 3/16.
+        workers: processes; None: one for each core.
+        copies: where folders of the store are downloaded to; None: beside `out`.
+        store: where they come from.
+    """
+    from instructdiffusion.model.data.build import build
+    from instructdiffusion.model.data.offers import Order
+    from instructdiffusion.model.data.parts import Part
+    from instructdiffusion.model.data.shards import Manifest
+
+    there = local(sources, copies or out.with_name(f"{out.name}.sources"), store)
+    build(Order(there, size, seed), out, part=Part.of(part), workers=workers, progress=progress)
+    return made(out, "datasets", data_digest(out), None, Manifest.load(out).model_dump(mode="json"))
+
+
+def join(parts: Sequence[Path], out: Path, *, store: Store | None = None) -> Made:
+    """Make one data set of its parts; facts: the manifest."""
+    from instructdiffusion.model.data.parts import join
+    from instructdiffusion.model.data.shards import Manifest
+
+    digest = once(out, {"parts": [data_digest(part) for part in parts]}, lambda: join(parts, out))
+    return made(out, "datasets", digest, store, Manifest.load(out).model_dump(mode="json"))
+
+
+def orders(sources: Sources, parts: int) -> list[str]:
+    """What each part is told: which one it is, and the sources, as JSON."""
+    told = sources.model_dump(mode="json")
+    return [json.dumps({"part": f"{number}/{parts}", "sources": told}) for number in range(1, parts + 1)]
+
+
+def ordered(order: str) -> tuple[str, Sources]:
+    """The part and the sources of an order."""
+    from instructdiffusion.model.data.sources import Sources
+
+    told = json.loads(order)
+    return str(told["part"]), Sources.model_validate(told["sources"])
+
+
+def _needed(store: Store | None, address: str) -> Store:
+    if store is None:
+        raise ConfigError(f"{address} is in an object store and none is set; set INSTRUCTDIFFUSION_STORE_ENDPOINT")
+    return store

@@ -1,0 +1,134 @@
+"""The sources of a data set: which public data sets, which of their splits, how much of each, and composed scenes.
+
+split: train
+sources:
+  - {name: people, path: /data/coco, split: train2017}
+  - {name: retouching, path: gier, split: train, weight: 2, licences: ["CC BY*"]}
+  - {name: scenes, scenes: 20000}
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
+from pydantic import field_validator as validates
+
+from instructdiffusion.model.errors import ConfigError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+STORE = "s3://"
+
+
+class DataSet(BaseModel):
+    """A split of a public data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name = Field(description="of the source: small letters, digits and hyphens")
+    path: str = Field(min_length=1, description="its folder, or the folder's s3:// address; relative to the file")
+    split: str = Field(min_length=1, description="as its authors name it; `data check` lists them")
+    weight: Weight | None = Field(None, description="draws of each triplet in an epoch; left out: as in the paper")
+    licences: tuple[str, ...] | None = Field(
+        None, min_length=1, description="of pictures that may be used, * standing for any text; left out: every one"
+    )
+    limit: int | None = Field(None, ge=1, description="examples to take, the first ones; left out: all")
+    copies: int = Field(1, ge=1, le=1000, description="triplets of each example, each with a crop of its own")
+
+    def allows(self, licence: str) -> bool:
+        """Whether pictures under this licence may be used."""
+        return self.licences is None or any(fnmatchcase(licence.lower(), known.lower()) for known in self.licences)
+
+
+class Scenes(BaseModel):
+    """Composed scenes, of every task by its weight."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name = Field("scenes", description="of the source: small letters, digits and hyphens")
+    scenes: int = Field(ge=1, description="triplets of all tasks together")
+    weight: Weight = Field(1.0, description="draws of each triplet in an epoch")
+
+
+def _kind(value: Any) -> str:
+    return "scenes" if isinstance(value, Scenes) or (isinstance(value, dict) and "scenes" in value) else "data set"
+
+
+Source = Annotated[
+    Annotated[DataSet, Tag("data set")] | Annotated[Scenes, Tag("scenes")], Discriminator(_kind)
+]  # told apart by the field `scenes`
+
+
+class Sources(BaseModel):
+    """What a data set is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Literal["train", "test"] = Field(
+        "train", description="what it is for; test: crops from the middle, no mirrors, held-out photographs"
+    )
+    sources: tuple[Source, ...]
+
+    @validates("sources")
+    @classmethod
+    def _named_once(cls, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        if not sources:
+            raise ValueError("name at least one")
+        names = [source.name for source in sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two are named {', '.join(twice)}: give each a name of its own")
+        return sources
+
+    def below(self, folder: str) -> Sources:
+        """The same with paths relative to `folder`, which may be an address in the store."""
+        return self.model_copy(update={"sources": tuple(_below(source, folder) for source in self.sources)})
+
+
+def read_sources(path: Path) -> Sources:
+    """Read a sources file, YAML or JSON; relative paths are below its folder.
+
+    Raises:
+        ConfigError: it is missing, or wrong; one line with everything that is wrong in it.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"sources file {path} can't be read ({error}); name a YAML or JSON file") from error
+    return sources_of(text, str(path)).below(str(path.absolute().parent))
+
+
+def sources_of(text: str, name: str) -> Sources:
+    """Sources from the text of a file, which errors call `name`.
+
+    Raises:
+        ConfigError: one line with everything that is wrong.
+    """
+    try:
+        return Sources.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"sources file {name} is no YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        problems = "; ".join(map(_problem, error.errors(include_url=False)))
+        raise ConfigError(f"sources file {name}: {problems}; docs/data.md shows one") from None
+
+
+def scenes_alone(count: int) -> Sources:
+    """The embedded source: so many composed scenes to train on."""
+    return Sources(sources=(Scenes(name="scenes", scenes=count),))
+
+
+def _below(source: Source, folder: str) -> Source:
+    if isinstance(source, Scenes) or source.path.startswith((STORE, "/")):
+        return source
+    return source.model_copy(update={"path": f"{folder.rstrip('/')}/{source.path}"})
+
+
+def _problem(detail: Any) -> str:
+    loc = detail["loc"]
+    place = ".".join(map(str, (*loc[:2], *loc[3:])))  # the third tells a data set from scenes
+    said = detail["msg"].removeprefix("Value error, ")
+    return f"{place or 'its content'}: {said[:1].lower()}{said[1:]}"

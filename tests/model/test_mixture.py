@@ -1,0 +1,89 @@
+"""The mixture: shares are those declared, whatever the weights, and nothing depends on who draws, or since when."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from instructdiffusion.model import recipes
+from instructdiffusion.model.config import override
+from instructdiffusion.model.data.latents import Latents
+from instructdiffusion.model.data.mixture import AT_HAND, Heap, Mixture
+from instructdiffusion.model.errors import ConfigError
+
+SIZES = {"people": (3000, 0.37), "blurred": (700, 2.0), "scenes": (5000, 1.0), "rare": (90, 6.62), "off": (50, 0.0)}
+
+
+def mixture(sizes: dict[str, tuple[int, float]] = SIZES, seed: int = 0, per_file: int = 100) -> Mixture:
+    heaps, first = {}, 0
+    for name, (count, weight) in sizes.items():
+        numbers = np.arange(first, first + count)
+        heaps[name] = Heap([numbers[i : i + per_file] for i in range(0, count, per_file)], weight)
+        first += count
+    return Mixture(heaps, seed)
+
+
+def owners(drawn: list[int], sizes: dict[str, tuple[int, float]] = SIZES) -> Counter[str]:
+    ends = np.cumsum([count for count, _ in sizes.values()])
+    return Counter(np.array([*sizes])[np.searchsorted(ends, drawn, "right")].tolist())
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 7, 100])
+def test_the_share_of_every_source_in_every_epoch_is_the_declared_one(epoch: int) -> None:
+    mixed = mixture()
+    drawn = mixed.epoch(epoch).tolist()
+    declared = {name: count * weight for name, (count, weight) in SIZES.items()}
+    for name, number in owners(drawn).items():
+        assert number / len(drawn) == pytest.approx(declared[name] / sum(declared.values()), rel=0.01)
+    assert owners(drawn)["off"] == 0
+
+
+def test_no_fraction_of_a_weight_is_ever_lost() -> None:
+    sizes = {"few": (7, 0.3), "many": (10, 1.0)}
+    drawn = mixture(sizes).draws(range(121))  # ten epochs of 12.1
+    assert owners(drawn, sizes) == {"few": 21, "many": 100}
+
+
+def test_a_source_is_gone_through_before_it_begins_again() -> None:
+    for weight in (0.37, 1.0, 2.5):
+        drawn = mixture({"one": (1000, weight)}).draws(range(3000))
+        for start in (0, 1000, 2000):
+            assert sorted(drawn[start : start + 1000]) == [*range(1000)]
+
+
+def test_a_resumed_run_and_any_number_of_processes_draw_the_same() -> None:
+    whole = mixture().draws(range(20_000))
+    for batch, world in ((48, 1), (48, 2), (64, 4)):
+        steps = [mixture().draws(range(n * batch, (n + 1) * batch)) for n in (0, 3, 150, 20_000 // batch - 1)]
+        ranks = [[step[rank::world] for rank in range(world)] for step in steps]
+        for at, parts in zip((0, 3, 150, 20_000 // batch - 1), ranks, strict=True):
+            merged = [parts[i % world][i // world] for i in range(batch)]
+            assert merged == whole[at * batch : (at + 1) * batch]
+
+
+def test_only_a_few_files_of_a_source_are_needed_at_a_time() -> None:
+    drawn = np.array(mixture({"one": (5000, 1.0)}).draws(range(5000))) // 100
+    windows = [set(drawn[i : i + AT_HAND * 100].tolist()) for i in range(0, 5000, AT_HAND * 100)]
+    assert max(map(len, windows)) == AT_HAND
+    assert drawn[:AT_HAND].tolist() != sorted(drawn[:AT_HAND].tolist())
+
+
+def test_seeds_differ_and_repeat() -> None:
+    assert mixture(seed=1).draws(range(100)) == mixture(seed=1).draws(range(100))
+    assert mixture(seed=1).draws(range(100)) != mixture(seed=2).draws(range(100))
+
+
+def test_a_mixture_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"nothing to draw from \(one: 5 at 0\)"):
+        mixture({"one": (5, 0.0)})
+
+
+def test_weights_of_a_run_replace_those_of_the_data_and_have_to_name_a_source(latents: Path) -> None:
+    opened = Latents.open(latents)
+    assert sum(heap.count for heap in opened.heaps.values()) == len(opened)
+    run = override(recipes.smoke(), ["weights.scenes=0.5"])
+    with pytest.raises(ConfigError, match="no source is named scenes; there is none that has a name"):
+        opened.mixture(0, run.weights)

@@ -1,0 +1,88 @@
+"""Small public data sets that triplets can be made of, beside those in `drawings`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+
+from instructdiffusion.model.task import Image
+
+SIDE = 96
+
+
+def texture(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image:
+    """A picture (width x height) that is the same nowhere twice."""
+    small = np.random.default_rng(seed).integers(0, 240, (6, 8, 3), np.uint8)
+    return np.asarray(Pillow.fromarray(small).resize(size, Pillow.Resampling.BILINEAR))
+
+
+def save(path: Path, pixels: Image) -> Image:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Pillow.fromarray(pixels).save(path)
+    return pixels
+
+
+def gopro(root: Path, count: int = 3) -> Path:
+    """Pairs in which the damaged picture is the clean one, 9 levels lighter."""
+    for number in range(count):
+        clean = save(root / f"train/GOPR0372_07_00/sharp/{number:06d}.png", texture(number, (SIDE + 32, SIDE)))
+        save(root / f"train/GOPR0372_07_00/blur/{number:06d}.png", clean + np.uint8(9))
+    return root
+
+
+def sidd(root: Path) -> Path:
+    """A photograph as large as a tile, with single-pixel noise."""
+    clean = texture(1, (512, 512))
+    noise = np.random.default_rng(2).integers(0, 10, clean.shape, np.uint8)
+    for kind, pixels in (("NOISY", clean + noise), ("GT", clean)):
+        save(root / f"Data/0001_001_S6_00100_00060_3200_L/0001_{kind}_SRGB_010.PNG", pixels)
+    return root
+
+
+def clwd(root: Path) -> Path:
+    for folder in ("Watermarked_image", "Watermark_free_image"):
+        save(root / f"train/{folder}/1.jpg", texture(4))
+    return root
+
+
+def gier(root: Path, count: int = 2) -> Path:
+    """Pairs whose target is the source without its middle."""
+    pairs = []
+    for number in range(count):
+        source = save(root / f"images/{number}_in.png", texture(number))
+        target = source.copy()
+        target[32:64, 32:64] = 250
+        save(root / f"images/{number}_out.png", target)
+        said = {"expert_summary": ["brighten the middle"], "amateur_summary": ["add light"]}
+        pairs.append({"input": f"{number}_in.png", "output": f"{number}_out.png", "dataset": "reddit", **said})
+    (root / "GIER.json").write_text(json.dumps(pairs))
+    return root
+
+
+def pix2pix(root: Path, edit: str = "add a dog on the left") -> Path:
+    """One prompt of InstructPix2Pix, unpacked: black, and white on its left half."""
+    folder = root / "0000000"
+    dark = save(folder / "1_0.jpg", np.zeros((SIDE, SIDE, 3), np.uint8))
+    light = dark.copy()
+    light[:, : SIDE // 2] = 255
+    save(folder / "1_1.jpg", light)
+    (folder / "prompt.json").write_text(json.dumps({"input": "a lawn", "edit": edit, "output": "a dog"}))
+    (folder / "metadata.jsonl").write_text(json.dumps({"seed": 1}))
+    return root
+
+
+def gqa(root: Path) -> Path:
+    """A photograph with an object painted out."""
+    thing = {"name": "dog", "attributes": [], "relations": [], "bbox": [0, 0, 5, 5], "bidirected": True}
+    scene = {"width": SIDE, "height": SIDE, "objects": {"7": thing}, "image_relative_positions": {"7": "to the left"}}
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "train_scenes.json").write_text(json.dumps({"11": scene}))
+    source = save(root / "images/11.jpg", texture(5))
+    target, mask = source.copy(), np.zeros_like(source)
+    target[20:40, 20:40], mask[20:40, 20:40] = 128, 255
+    save(root / "images_inpainted/11/7.jpg", target)
+    save(root / "masks/11/7.jpg", mask)
+    return root
