@@ -25,11 +25,12 @@ def save(path: Path, pixels: Image) -> Image:
     return pixels
 
 
-def gopro(root: Path, count: int = 3) -> Path:
-    """Pairs in which the damaged picture is the clean one, 9 levels lighter."""
+def gopro(root: Path, count: int = 3, split: str = "train") -> Path:
+    """Pairs in which the damaged picture is the clean one, 9 levels lighter; no two splits share a picture."""
     for number in range(count):
-        clean = save(root / f"train/GOPR0372_07_00/sharp/{number:06d}.png", texture(number, (SIDE + 32, SIDE)))
-        save(root / f"train/GOPR0372_07_00/blur/{number:06d}.png", clean + np.uint8(9))
+        picture = texture(number + 1000 * (split == "test"), (SIDE + 32, SIDE))
+        clean = save(root / f"{split}/GOPR0372_07_00/sharp/{number:06d}.png", picture)
+        save(root / f"{split}/GOPR0372_07_00/blur/{number:06d}.png", clean + np.uint8(9))
     return root
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -28,13 +29,15 @@ def test_a_data_set_is_built_at_once_and_in_parts_as_the_page_says(
     monkeypatch.chdir(tmp_path)
     (text,) = blocks("yaml")
     drawings.coco(tmp_path / "coco", drawings.person(1, 7, drawings.COCO_JOINTS))
-    published.gopro(tmp_path / "gopro")
+    for split in ("train", "test"):
+        published.gopro(tmp_path / "gopro", split=split)
     Path("sources.yaml").write_text(text.replace("/data/coco", "coco").replace("20000", "20"))
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     for line in lines:
         ended = CliRunner().invoke(app, [*shlex.split(line)[1:], *(["--workers", "1"] if " build " in line else [])])
         assert ended.exit_code == 0, ended.output
-    assert len(lines) == 4
+    assert len(lines) == 9
+    assert json.loads(Path("out/leaks.json").read_text())["clean"] is True
     whole = Manifest.load(tmp_path / "out/mixture")
     assert whole.sources["blurred"].counts == {"deblur": 12}
     assert whole.sources["people"].counts == {"keypoint": 1}

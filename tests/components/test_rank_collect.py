@@ -15,7 +15,8 @@ import pytest
 
 from instructdiffusion.components import collect, rank
 from instructdiffusion.labeling.rankings import FILE, RANDOM, REFERENCE, Ranking, read, write
-from instructdiffusion.model.data.shards import Triplet, encode_png, read_triplets
+from instructdiffusion.model.candidates import CANDIDATES
+from instructdiffusion.model.data.shards import MANIFEST, Triplet, encode_png, read_triplets
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.synthesis.write import synthesize
@@ -134,7 +135,8 @@ def test_collected_triplets_have_the_best_edit_as_their_target(proposed: Propose
     told = made.facts["report"]["rankings"]
     assert (told["kind"], told["people"], told["annotators"]) == ("reference", 0, {REFERENCE: 6})
     assert told["late"] == 0
-    assert len(made.facts["parents"]) == 2
+    assert made.facts["parents"] == [digest_of(proposed.shards / MANIFEST)]
+    assert made.facts["settings"] == {"candidates": digest_of(proposed.candidates / CANDIDATES)}
     again = collect.run(proposed.candidates, ranked.path / FILE, proposed.shards, tmp_path / "out")
     assert again.digest == made.digest
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructdiffusion.components import synthesize
+from instructdiffusion.components import screen, synthesize
 from instructdiffusion.components.evaluate import scores
 from instructdiffusion.components.step import Made, model_digest, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.train import job_name, relay
 from instructdiffusion.model.data.shards import encode_png, read_triplets
+from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of
 
 Writer = Callable[[], object]
@@ -135,3 +136,19 @@ def test_a_models_digest_follows_its_files(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("2")
     assert model_digest(tmp_path) != before
     assert model_digest(None) == model_digest(None)
+
+
+def test_what_leaks_is_refused_or_left_out_and_the_report_kept(tmp_path: Path) -> None:
+    synthesize.run(tmp_path / "train", split="train", counts={"denoise": 3}, size=32, seed=0)
+    synthesize.run(tmp_path / "held-out", split="test", counts={"denoise": 3}, size=32, seed=0)
+    where = tmp_path / "train", tmp_path / "out", tmp_path / "held-out"
+    made = screen.run(*where)
+    assert made.facts["leaks"]["clean"] is True
+    assert made.facts["counts"] == {"denoise": 3}
+    assert screen.run(*where).digest == made.digest
+    with pytest.raises(DataError, match="3 of 3 triplets"):
+        screen.run(*where, others=[str(tmp_path / "train")])
+    with pytest.raises(ConfigError, match="leaking='ask': choose refuse or drop"):
+        screen.run(*where, leaking="ask")
+    with pytest.raises(ConfigError, match="s3://bucket/bench is in an object store and none is set"):
+        screen.run(*where, others=["s3://bucket/bench:test"])

@@ -96,7 +96,7 @@ def missing(
         if producer is None:
             return [f"no task {made['producerTask']}"]
         key = made.get("outputArtifactKey") or made.get("outputParameterKey")
-        if key not in every[producer["componentRef"]["name"]]["outputDefinitions"][kind]:
+        if key not in every.get(producer["componentRef"]["name"], {}).get("outputDefinitions", {}).get(kind, {}):
             return [f"{made['producerTask']} makes no {key}"]
     outer = source.get("componentInputParameter") or source.get("componentInputArtifact")
     return [f"no input {outer}"] if outer and outer not in own.get(kind, {}) else []
@@ -240,7 +240,7 @@ def test_a_file_loaded_back_runs_and_summarizes_success_and_failure(
     assert "data: succeeded" in page.read_text()
     assert "encode (train)" in page.read_text()
     pages = [path.read_text() for path in (tmp_path / "root").rglob("page")]
-    assert len(pages) == 10
+    assert len(pages) == 11
     assert sum("data:image/webp;base64," in text for text in pages) >= 4
 
     monkeypatch.setenv(NAMES["run_id"], "run-2")

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instructdiffusion.components.step import Made, data_digest, made, once
-from instructdiffusion.components.storage import Store
-from instructdiffusion.model.errors import ConfigError
+from instructdiffusion.components.storage import Store, needed
 
 if TYPE_CHECKING:
     from instructdiffusion.model.data.sources import Source, Sources
@@ -29,7 +28,7 @@ def read(address: str, copy: Path, store: Store | None) -> Sources:
 
     if not address.startswith(STORE):
         return read_sources(Path(address))
-    text = _needed(store, address).get_file(address, copy).read_text()
+    text = needed(store, address).get_file(address, copy).read_text()
     return sources_of(text, address).below(address.rpartition("/")[0])
 
 
@@ -41,7 +40,7 @@ def local(sources: Sources, copies: Path, store: Store | None) -> Sources:
         if isinstance(source, Scenes) or not source.path.startswith(STORE):
             return source
         copy = copies / hashlib.sha256(source.path.encode()).hexdigest()[:12]  # one for all parts that work here
-        folder = _needed(store, source.path).get_directory(source.path, copy)
+        folder = needed(store, source.path).get_directory(source.path, copy)
         return source.model_copy(update={"path": str(folder)})
 
     return sources.model_copy(update={"sources": tuple(map(here, sources.sources))})
@@ -98,9 +97,3 @@ def ordered(order: str) -> tuple[str, Sources]:
 
     told = json.loads(order)
     return str(told["part"]), Sources.model_validate(told["sources"])
-
-
-def _needed(store: Store | None, address: str) -> Store:
-    if store is None:
-        raise ConfigError(f"{address} is in an object store and none is set; set INSTRUCTDIFFUSION_STORE_ENDPOINT")
-    return store

@@ -72,8 +72,7 @@ def run(
                 f"{len(chosen) - manifest.total} chosen edits are of prompts not in {shards}; "
                 "collect with the data set they were proposed from"
             )
-        parents = (*manifest.parents, digest_of(candidates / CANDIDATES))
-        manifest.model_copy(update={"parents": parents, "report": {**manifest.report, "rankings": told}}).save(out)
+        manifest.model_copy(update={"report": {**manifest.report, "rankings": told}}).save(out)
 
     digest = once(out, inputs, work)
     return made(out, "datasets", digest, store, Manifest.load(out).model_dump(mode="json"))

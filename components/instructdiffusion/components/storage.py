@@ -301,3 +301,14 @@ def _safe(relative: str, uri: str) -> str:
     if parts.is_absolute() or ".." in parts.parts:
         raise DataError(f"{uri} lists the file {relative}, which lies outside its folder; upload it again")
     return relative
+
+
+def needed(store: Store | None, address: str) -> Store:
+    """The store that an address asks for.
+
+    Raises:
+        ConfigError: none is set.
+    """
+    if store is None:
+        raise ConfigError(f"{address} is in an object store and none is set; set INSTRUCTDIFFUSION_STORE_ENDPOINT")
+    return store

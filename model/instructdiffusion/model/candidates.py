@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from instructdiffusion.model.data.shards import (
-    MANIFEST,
     Manifest,
     Triplet,
     decode_png,
@@ -91,13 +90,9 @@ def aligned_shards(candidates: Path, shards: Path, picks: Mapping[str, Sequence[
     parent = Manifest.load(shards)
     counts = {name: sum(t.ask.task == name for t in triplets) for name in EVERY}
     shard = write_shard(out / "shard-00000.tar", triplets)
-    changes = {
-        "shards": (shard,),
-        "counts": {k: v for k, v in counts.items() if v},
-        "parents": (digest_of(shards / MANIFEST),),
-        "report": {},
-    }
-    return parent.model_copy(update=changes).save(out)
+    kept = {name: count for name, count in counts.items() if count}
+    settings = {"candidates": digest_of(candidates / CANDIDATES)}
+    return parent.heir(shards, "collect", settings, shards=(shard,), counts=kept).save(out)
 
 
 def load(candidates: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from kfp import dsl
 from instructdiffusion.pipelines.data_steps import collect, encode, fetch, filter, propose, rank, synthesize
 from instructdiffusion.pipelines.model_steps import compare, evaluate, gate, train
 from instructdiffusion.pipelines.release_steps import deploy, package, promote, seat
-from instructdiffusion.pipelines.source_steps import build, join, plan
+from instructdiffusion.pipelines.source_steps import build, join, plan, screen
 
 
 def fresh(task: dsl.PipelineTask) -> dsl.PipelineTask:
@@ -25,6 +25,7 @@ class Prepared(NamedTuple):
     latents: dsl.Dataset
     held_out: dsl.Dataset
     prompts: dsl.Dataset
+    leaks: dsl.Artifact
 
 
 @dsl.pipeline(name="data", description="From sources to latents to train on, held-out triplets and prompts.")
@@ -36,6 +37,8 @@ def data(
     triplets: int = 2000,
     held_out: int = 20,
     prompts: int = 20,
+    benchmarks: str = "",
+    leaking: str = "refuse",
     seed: int = 0,
     prompt_seed: int = 1,
     work: str = "/work",
@@ -50,6 +53,8 @@ def data(
         triplets: to train on, of all tasks together, where there is no sources file.
         held_out: triplets of each task that models are scored on.
         prompts: triplets of each task whose edits are ranked.
+        benchmarks: folders of data sets that models are scored on as well, or s3:// addresses, with commas between.
+        leaking: what happens to triplets to train on that models are scored on: refuse, drop.
         seed: of everything random but the prompts.
         prompt_seed: of the prompts; with the same one they would be triplets that were trained on.
         work: folder that outlives the run: shards that are finished are not made again.
@@ -60,10 +65,12 @@ def data(
         built = build(order=order, name="train", size=size, seed=seed, work=work)
     joined = join(parts=dsl.Collected(built.outputs["shards"]), name="train")
     good = filter(source=joined.outputs["shards"]).outputs["shards"]
-    latents = encode(shards=good, model=base).outputs["latents"]
     hidden = synthesize(name="held-out", split="test", triplets=held_out, even=True, size=size, seed=seed)
     prompted = synthesize(name="prompts", split="train", triplets=prompts, even=True, size=size, seed=prompt_seed)
-    return Prepared(base, latents, hidden.outputs["shards"], prompted.outputs["shards"])
+    tested, asked = hidden.outputs["shards"], prompted.outputs["shards"]
+    screened = screen(source=good, prompts=asked, held_out=tested, benchmarks=benchmarks, leaking=leaking)
+    latents = encode(shards=screened.outputs["shards"], model=base).outputs["latents"]
+    return Prepared(base, latents, tested, asked, screened.outputs["leaks"])
 
 
 class Trained(NamedTuple):

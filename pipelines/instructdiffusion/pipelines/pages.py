@@ -99,6 +99,17 @@ def sources(wanted: Sources, parts: int) -> str:
     return page("plan", {"split": wanted.split, "parts": parts}, tables=[rows])
 
 
+def leaks(report: Mapping[str, Any]) -> str:
+    """What of the triplets to train on is held out."""
+    facts = {"triplets looked at": report["triplets"], "leaks": report["found"], **report["by"]}
+    against: Table = [("held out", "samples"), *report["against"].items()]
+    found: Table = [
+        ("trained on", "held out", "recognised by", ""),
+        *((leak["trained"], leak["held_out"], leak["by"], leak["told"]) for leak in report["leaks"]),
+    ]
+    return page("leaks", facts, tables=[against, *([found] if len(found) > 1 else [])])
+
+
 def model(folder: Path, name: str, facts: Mapping[str, object]) -> str:
     """A model: what it edits and how."""
     editor = json.loads((folder / "editor.json").read_text())

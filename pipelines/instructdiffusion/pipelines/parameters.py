@@ -67,6 +67,8 @@ TEXTS: Mapping[str, Any] = {
     "latents": Address,
     "held_out": Address,
     "prompts": Address,
+    "benchmarks": Annotated[str, StringConstraints(pattern=r"^((s3://|/)[^,]+(, *|$))*$")],
+    "leaking": Literal["refuse", "drop"],
     "annotator": Literal["reference", "random", "label-studio", "people"],
 }
 Model = TypeVar("Model", bound=BaseModel)

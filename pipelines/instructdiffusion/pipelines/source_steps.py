@@ -1,4 +1,4 @@
-"""Steps that build a data set from its sources: plan, build a part, join the parts.
+"""Steps that build a data set from its sources: plan, build a part, join the parts, screen them for leaks.
 
 As in `data_steps`, a step's body is all that is shipped with it.
 """
@@ -112,3 +112,52 @@ def join(
         size, split = made.facts["size"], made.facts["split"]
         here.keep(shards, made, name=name, size=size, split=split, triplets=sum(made.facts["counts"].values()))
         here.show(page, pages.data(Path(shards.path), name))
+
+
+@step
+def screen(
+    source: dsl.Input[dsl.Dataset],
+    prompts: dsl.Input[dsl.Dataset],
+    held_out: dsl.Input[dsl.Dataset],
+    benchmarks: str,
+    leaking: str,
+    shards: dsl.Output[dsl.Dataset],
+    leaks: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Refuse triplets to train on that models are scored on, or leave them out.
+
+    Args:
+        source: the data set.
+        prompts: triplets that will be trained on too, once their edits are ranked.
+        held_out: triplets that models are scored on.
+        benchmarks: folders of data sets that they are scored on as well, or their s3:// addresses, with commas between.
+        leaking: what happens to triplets that leak: refuse, drop.
+        shards: what may be trained on.
+        leaks: what was looked for, and found.
+        page: the same to look at.
+        metrics: how many were looked at and leak.
+    """
+    from pathlib import Path
+
+    from instructdiffusion.components.screen import run
+    from instructdiffusion.pipelines import pages
+    from instructdiffusion.pipelines.inside import inside
+
+    with inside("screen") as here:
+        made = run(
+            Path(source.path),
+            Path(shards.path),
+            Path(held_out.path),
+            others=[place.strip() for place in benchmarks.split(",") if place.strip()],
+            also=[Path(prompts.path)],
+            leaking=leaking,
+            store=here.store,
+            progress=here.progress,
+        )
+        left = sum(made.facts["counts"].values())
+        here.keep(shards, made, name=source.metadata["name"], triplets=left)
+        here.keep_file(leaks, made.facts["leaks"])
+        here.measure(metrics, {"triplets": made.facts["leaks"]["triplets"], "leaks": made.facts["leaks"]["found"]})
+        here.show(page, pages.leaks(made.facts["leaks"]))

@@ -222,7 +222,7 @@ def listed(data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _sample(data: Path, key: str, line: Mapping[str, Any]) -> Sample:
-    pictures = {name: _picture(data, line[name]) for name in ("source", "target", "mask") if line.get(name)}
+    pictures = {name: picture_of(data, line[name]) for name in ("source", "target", "mask") if line.get(name)}
     label = {name: line[name] for name in ("caption", "source_caption") if line.get(name)}
     if "mask" in pictures:
         label["mask"] = pictures["mask"][..., 0] > 127
@@ -230,7 +230,12 @@ def _sample(data: Path, key: str, line: Mapping[str, Any]) -> Sample:
     return Sample(key, pictures["source"], (ask,), (pictures.get("target"),), label, key, str(line.get("kind", "")))
 
 
-def _picture(data: Path, name: Any) -> Image:
+def picture_of(data: Path, name: Any) -> Image:
+    """A picture that a line names, from below the folder.
+
+    Raises:
+        DataError: it is missing or broken, or lies elsewhere; names it.
+    """
     path = within(data, str(name))
     if path is None:
         raise DataError(f"{data / SAMPLES}: {name!r} leads out of its folder; name a file below it")

@@ -19,6 +19,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -81,8 +82,10 @@ def build(
     }
     shards = [mark.shard for _, mark in marks if mark.shard]
     licences = [licence for _, mark in marks for licence in mark.licences]
-    told = Manifest(size=order.size, split=order.sources.split, seed=order.seed, counts={}, shards=())
-    return with_contents(told, part, sources, shards, licences).save(out)
+    told = {"size": order.size, "split": order.sources.split, "seed": order.seed}
+    settings = {"per_shard": order.per_shard, "sources": [_told(source) for source in order.sources.sources]}
+    empty = Manifest(**told, counts={}, shards=(), made="build", settings=settings)
+    return with_contents(empty, part, sources, shards, licences).save(out)
 
 
 def _shards(order: Order, part: Part, out: Path, workers: int, worker: int) -> list[tuple[str, Finished]]:
@@ -173,8 +176,12 @@ def _digest(keys: Iterator[str] | list[str]) -> str:
 
 def _request(order: Order, source: Source) -> str:
     """What a shard depends on besides its examples; not on where they lie, nor on how often they will be drawn."""
-    told = source.model_dump(mode="json", exclude={"path", "weight"})
-    return repr((told, order.sources.split, order.size, order.seed, order.per_shard))
+    return repr((_told(source), order.sources.split, order.size, order.seed, order.per_shard))
+
+
+def _told(source: Source) -> dict[str, Any]:
+    """What a source file says of it that makes a difference to its triplets."""
+    return source.model_dump(mode="json", exclude={"path", "weight"})
 
 
 def _of(start: Origin, mark: Finished) -> Origin:

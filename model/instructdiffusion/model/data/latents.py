@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from instructdiffusion.model.data.mixture import Heap, Mixture, Numbers
-from instructdiffusion.model.data.shards import MANIFEST, Manifest, Shard, Triplet, read_triplets
+from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, read_triplets
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.network import Model, load
@@ -58,7 +58,9 @@ def encode(
         path = out / f"latents-{len(made):05d}.safetensors"
         made.append(_encode_batch(nets, batch, path, states))
         progress(sum(s.count for s in made), parent.total)
-    return parent.model_copy(update={"shards": tuple(made), "parents": (digest_of(shards / MANIFEST),)}).save(out)
+    name = "embedded" if model is None else digest_of(model) if isinstance(model, Path) else "in memory"
+    settings = {"model": name, "states": states}
+    return parent.heir(shards, "encode", settings, shards=tuple(made), report=parent.report).save(out)
 
 
 def _batches(triplets: Iterator[Triplet], size: int) -> Iterator[list[Triplet]]:

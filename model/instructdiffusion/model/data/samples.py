@@ -15,6 +15,7 @@ from random import Random
 from zlib import crc32
 
 from instructdiffusion.model.data.augment import Sample, generator, person_crop, short_side_crop, square_crop, whole
+from instructdiffusion.model.data.looks import LOOK, looked
 from instructdiffusion.model.data.readers import Example, Reader
 from instructdiffusion.model.data.shards import Triplet
 from instructdiffusion.model.errors import DataError
@@ -55,6 +56,7 @@ def triplets_of(
         picture, _, label = example.loaded()
     except DataError as error:
         raise Unusable("picture: missing or broken", str(error)) from error
+    seen = looked(picture)
     for copy in range(copies):
         rng = generator(f"{reader.name}/{example.key}", seed=seed, epoch=copy)
         said = {"instruction": rng.choice(example.instructions)} if example.instructions else {}
@@ -66,7 +68,8 @@ def triplets_of(
         except DataError as error:
             raise Unusable("label: nothing to ask for in the crop", f"{example.key}: {error}") from error
         key = safe_key(source, example.key, copy if copies > 1 else None)
-        yield Triplet(key, ask, cropped, target, changed, origin(example, reader, source, copy, seed))
+        facts = {**origin(example, reader, source, copy, seed), LOOK: seen}
+        yield Triplet(key, ask, cropped, target, changed, facts)
 
 
 def crop(picture: Image, label: Label, rng: Random, *, task: Task, reader: Reader, size: int, train: bool) -> Sample:

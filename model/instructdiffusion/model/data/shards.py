@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from instructdiffusion.model.task import Ask, Image, Label
 
 MANIFEST = "manifest.json"
 PER_SHARD = 1000  # triplets
+Sample = dict[str, Any]  # a triplet as it lies in a shard
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,17 @@ class Origin(BaseModel):
     skipped: dict[str, int] = Field(default_factory=dict, description="what was left out, by reason")
 
 
+class Version(BaseModel):
+    """A data set that another was made of: what its manifest said of where it came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    digest: str
+    made: str
+    settings: dict[str, Any]
+    counts: dict[str, int]
+    parents: tuple[str, ...]
+
+
 class Manifest(BaseModel):
     """The version of a data set; two data sets with equal manifests hold equal triplets."""
 
@@ -70,13 +82,31 @@ class Manifest(BaseModel):
     counts: dict[str, int] = Field(description="triplets per task")
     shards: tuple[Shard, ...]
     licences: tuple[str, ...] = ()
+    made: str = Field("", description="the step that made it, a verb")
+    settings: dict[str, Any] = Field(default_factory=dict, description="all else that the step was told")
     parents: tuple[str, ...] = Field((), description="digests of the manifests this one was made from")
+    history: tuple[Version, ...] = Field((), description="those, and what they were made from, the nearest first")
     sources: dict[str, Origin] = Field(default_factory=dict, description="what was built of which source, by its name")
     report: dict[str, Any] = Field(default_factory=dict, description="what the filter kept and dropped, and why")
 
     @property
     def total(self) -> int:
         return sum(self.counts.values())
+
+    def heir(self, folder: Path, made: str, settings: Mapping[str, Any], **changes: Any) -> Manifest:
+        """The manifest of a data set that is made of this one.
+
+        Args:
+            folder: where this one lies.
+            made: the step, a verb.
+            settings: all else that the step was told, JSON-able.
+            changes: fields that differ; the report is empty unless it is among them.
+        """
+        digest = digest_of(folder / MANIFEST)
+        same = {name: getattr(self, name) for name in Version.model_fields if name != "digest"}
+        told = Version(digest=digest, **same)
+        own = {"made": made, "settings": dict(settings), "parents": (digest,), "history": (told, *self.history)}
+        return self.model_copy(update={"report": {}, **own, **changes})
 
     def save(self, folder: Path) -> Manifest:
         """Write the manifest last: a folder without one is not a data set."""
@@ -101,11 +131,16 @@ class Manifest(BaseModel):
 
 def write_shard(path: Path, triplets: Iterable[Triplet]) -> Shard:
     """Write one tar file whole or not at all; the same triplets give the same bytes."""
+    return write_samples(path, map(_sample, triplets))
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> Shard:
+    """The same of samples as `read_samples` gives them: nothing is encoded again."""
     buffer = io.BytesIO()
     count = 0
     with webdataset.TarWriter(buffer, mtime=0.0) as tar:
-        for triplet in triplets:
-            tar.write(_sample(triplet))
+        for sample in samples:
+            tar.write(sample)
             count += 1
     write_atomic(path, buffer.getvalue())
     return Shard(name=path.name, digest=digest_of(path), count=count)
@@ -135,20 +170,42 @@ def read_triplets(folder: Path, tasks: Iterable[str] | None = None) -> Iterator[
     """
     wanted = set(tasks) if tasks is not None else None
     for shard in Manifest.load(folder).shards:
-        path = folder / shard.name
-        if not path.is_file():
-            raise DataError(f"shard {path} is missing; run the step that made it again")
-        if digest_of(path) != shard.digest:
-            raise DataError(
-                f"shard {path} is damaged: its digest is not the manifest's; delete {folder} and run the step again"
-            )
-        try:
-            for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
-                triplet = _triplet(sample, wanted)
-                if triplet is not None:
-                    yield triplet
-        except (tarfile.TarError, KeyError, ValueError) as error:
-            raise DataError(f"shard {path} can't be read ({error}); delete it and run the step again") from error
+        for sample in read_samples(folder, shard):
+            if wanted is None or _head(sample, folder / shard.name)["task"] in wanted:
+                yield triplet_of(sample, folder / shard.name)
+
+
+def read_samples(folder: Path, shard: Shard) -> Iterator[Sample]:
+    """Stream the samples of one shard in order: `__key__`, and the bytes of each file by the end of its name.
+
+    Raises:
+        DataError: as `read_triplets`.
+    """
+    path = folder / shard.name
+    if not path.is_file():
+        raise DataError(f"shard {path} is missing; run the step that made it again")
+    if digest_of(path) != shard.digest:
+        raise DataError(
+            f"shard {path} is damaged: its digest is not the manifest's; delete {folder} and run the step again"
+        )
+    try:
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
+            yield {name: sample[name] for name in sample if name == "__key__" or not name.startswith("__")}
+    except (tarfile.TarError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def triplet_of(sample: Sample, path: Path) -> Triplet:
+    """Decode a sample of the shard at `path`.
+
+    Raises:
+        DataError: a file of it is missing or damaged; names the shard.
+    """
+    head = _head(sample, path)
+    try:
+        return _triplet(sample, head)
+    except (KeyError, ValueError) as error:
+        raise _unreadable(path, error) from error
 
 
 def encode_png(picture: np.ndarray) -> bytes:
@@ -166,8 +223,8 @@ def decode_png(data: bytes, kind: str = "picture") -> np.ndarray:
     return np.ascontiguousarray(array[..., ::-1]) if kind == "picture" else (array > 127 if kind == "mask" else array)
 
 
-def _sample(triplet: Triplet) -> dict[str, Any]:
-    sample: dict[str, Any] = {
+def _sample(triplet: Triplet) -> Sample:
+    sample: Sample = {
         "source.png": encode_png(triplet.source),
         "target.png": encode_png(triplet.target),
     }
@@ -186,10 +243,19 @@ def _sample(triplet: Triplet) -> dict[str, Any]:
     return {"__key__": triplet.key, "label.json": document.encode(), **sample}
 
 
-def _triplet(sample: dict[str, Any], wanted: set[str] | None) -> Triplet | None:
-    head = json.loads(sample["label.json"])
-    if wanted is not None and head["task"] not in wanted:
-        return None
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"shard {path} can't be read ({error}); delete it and run the step again")
+
+
+def _head(sample: Sample, path: Path) -> dict[str, Any]:
+    try:
+        head: dict[str, Any] = json.loads(sample["label.json"])
+    except (KeyError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    return head
+
+
+def _triplet(sample: Sample, head: dict[str, Any]) -> Triplet:
     target = decode_png(sample["target.png"])
     label = {}
     for name, value in head["label"].items():

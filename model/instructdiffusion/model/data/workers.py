@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from threading import Thread
 from typing import TypeVar
 
 from instructdiffusion.model.errors import ConfigError
@@ -24,8 +27,19 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) 
         yield from map(work, items)
         return
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
             yield from pool.map(work, items)
     except BrokenProcessPool as error:
         fix = "from a script, call this below `if __name__ == '__main__':` or with workers=1"
         raise ConfigError(f"a worker died (out of memory, or it could not start): {fix}") from error
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent did: one that is killed can't end its workers."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()

@@ -111,7 +111,14 @@ def marked(
     licences = (*dict.fromkeys(r.licence for r in readers), *(LICENCES if scenes else ()))
     report = {"offered": total, "kept": made}
     return Manifest(
-        size=size, split=split, seed=seed, counts={TASK: made}, shards=tuple(shards), licences=licences, report=report
+        size=size,
+        split=split,
+        seed=seed,
+        counts={TASK: made},
+        shards=tuple(shards),
+        licences=licences,
+        report=report,
+        made="adapt",
     ).save(out)
 
 

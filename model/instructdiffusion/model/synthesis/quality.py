@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from instructdiffusion.model.data.shards import (
-    MANIFEST,
     PER_SHARD,
     Manifest,
     Shard,
@@ -23,7 +22,6 @@ from instructdiffusion.model.data.shards import (
     write_shard,
 )
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.task import psnr
 from instructdiffusion.model.tasks import EVERY
 
@@ -95,15 +93,7 @@ def filter_shards(source: Path, out: Path) -> Manifest:
         "dropped": dict(dropped),
         "examples": dict(examples),
     }
-    whole = parent.model_copy(
-        update={
-            "shards": tuple(shards),
-            "counts": dict(counts),
-            "parents": (digest_of(source / MANIFEST),),
-            "report": report,
-        }
-    )
-    return whole.save(out)
+    return parent.heir(source, "filter", {}, shards=tuple(shards), counts=dict(counts), report=report).save(out)
 
 
 def _reason(triplet: Triplet, seen: set[bytes]) -> str | None:

@@ -34,7 +34,8 @@ def compose(studio: Studio, task: str, seed: str) -> Triplet:
     source, label = TASKS[task].stage(studio, rng)
     ask = TASKS[task].ask(label, rng)
     target = TASKS[task].paint(source, label, ask)
-    return Triplet(seed.replace("/", "-"), ask, source, target, label, {"recipe": "scenes", "seed": seed})
+    origin = {"recipe": "scenes", "seed": seed, "picture": f"scenes/{seed}"}
+    return Triplet(seed.replace("/", "-"), ask, source, target, label, origin)
 
 
 def plan(counts: Mapping[str, int], seed: int, split: str) -> list[tuple[str, str]]:
@@ -86,7 +87,7 @@ def synthesize(
         shards.append(shard)
         progress(len(shards), len(parts))
     told = {"size": size, "split": split, "seed": seed, "counts": dict(counts), "licences": licences(studio)}
-    return Manifest(**told, shards=tuple(shards)).save(out)
+    return Manifest(**told, made="synthesize", shards=tuple(shards)).save(out)
 
 
 def licences(studio: Studio) -> tuple[str, ...]:

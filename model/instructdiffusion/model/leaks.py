@@ -1,0 +1,308 @@
+"""The leak gate: whether anything that models are scored on is among what they are trained on.
+
+Told by the source picture's name in its data set, by how pictures look, and by captions. Of what is scored on a line
+each is kept in memory; what is trained on is streamed, and its pictures are decoded only where the build didn't note
+how the whole of them looked.
+
+folder of shards, of a data set or of `samples.jsonl`  ->  traces  ->  the first leak of each triplet  ->  a report
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from instructdiffusion.model.benchmark import Order, held_out
+from instructdiffusion.model.benchmarks.editing import SAMPLES, listed, picture_of
+from instructdiffusion.model.data.looks import ALIKE, LOOK, apart, look
+from instructdiffusion.model.data.readers import Example
+from instructdiffusion.model.data.shards import (
+    MANIFEST,
+    Manifest,
+    Sample,
+    Shard,
+    decode_png,
+    read_samples,
+    write_samples,
+)
+from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.files import digest_of, share
+
+TOLD = 100  # leaks that a report lists
+NAMED = 3  # and that an error names
+LEAST_WORDS = 5  # a shorter caption fits many pictures
+_CAPTIONS = ("caption", "caption_after", "source_caption")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a sample is recognised by."""
+
+    key: str
+    picture: str = ""  # as `Example.picture`
+    looks: tuple[int, ...] = ()
+    captions: tuple[str, ...] = ()
+
+
+class Leak(BaseModel):
+    """A triplet that is trained on, and the held-out sample that it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    trained: str
+    held_out: str
+    by: str = Field(description="picture, look or caption")
+    told: str
+
+    def __str__(self) -> str:
+        return f"{self.trained} is {self.held_out} ({self.told})"
+
+
+class Report(BaseModel):
+    """What was looked for, and found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    clean: bool
+    found: int = Field(description="triplets that leak")
+    by: dict[str, int] = Field(description="the same, by what they were recognised by")
+    trained: dict[str, str] = Field(description="digests of manifests, by folder")
+    held_out: str = Field(description="digest of the manifest of the triplets that are scored on")
+    against: dict[str, int] = Field(description="samples held out, by where they lie")
+    triplets: int = Field(description="that were looked at")
+    leaks: tuple[Leak, ...] = Field(description="the first ones")
+
+    def insist(self) -> Report:
+        """The report, where it is clean.
+
+        Raises:
+            DataError: it is not; names the first leaks.
+        """
+        if self.clean:
+            return self
+        named = "; ".join(map(str, self.leaks[:NAMED])) + ("; ..." if self.found > NAMED else "")
+        raise DataError(
+            f"{self.found} of {self.triplets} triplets to train on are held out for scoring: {named}; "
+            "leave these pictures out of the sources, or score on others"
+        )
+
+
+def leaks(
+    trained: Sequence[Path],
+    scored_on: Path,
+    others: Sequence[str] = (),
+    *,
+    found: Callable[[Path, Leak], None] = lambda folder, leak: None,
+    progress: Progress = lambda done, total: None,
+) -> Report:
+    """Look for what is scored on among what is trained on.
+
+    Args:
+        trained: folders of shards.
+        scored_on: folder of shards: the held-out triplets that models are compared on.
+        others: benchmarks, each a folder of shards, of a data set as its authors publish it (of its test split; another
+            is named behind a colon, as in /data/coco:val2017) or of `samples.jsonl`.
+        found: called with each leak, and the folder it is in.
+        progress: called with (triplets looked at, of all).
+
+    Raises:
+        DataError: a folder holds none of these, or a file in it is broken.
+    """
+    known, against = Known(), {}
+    for place in (str(scored_on), *others):
+        before = known.count
+        known.add(traces(place))
+        against[place] = known.count - before
+    manifests = {str(folder): Manifest.load(folder) for folder in trained}
+    total = sum(manifest.total for manifest in manifests.values())
+    first, by, done = list[Leak](), Counter[str](), 0
+    for folder in trained:
+        for trace in _of_shards(folder):
+            done += 1
+            if leak := known.leak(trace):
+                by[leak.by] += 1
+                first += [leak] if len(first) < TOLD else []
+                found(folder, leak)
+            progress(done, total)
+    return Report(
+        clean=not by,
+        found=by.total(),
+        by=dict(by),
+        trained={str(folder): digest_of(folder / MANIFEST) for folder in trained},
+        held_out=digest_of(scored_on / MANIFEST),
+        against=against,
+        triplets=done,
+        leaks=tuple(first),
+    )
+
+
+def screen(
+    source: Path,
+    out: Path,
+    scored_on: Path,
+    others: Sequence[str] = (),
+    *,
+    also: Sequence[Path] = (),
+    drop: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Report:
+    """Let the shards in `source` through into `out`, if nothing in them leaks.
+
+    Args:
+        also: folders of shards that are trained on too; they are looked through, and nothing is dropped of them.
+        drop: leave out what leaks instead of refusing it.
+        scored_on, others, progress: as of `leaks`.
+
+    Raises:
+        DataError: something leaks; names it. Or a folder is broken, or everything leaks.
+    """
+    keys, elsewhere = set[str](), list[Leak]()
+
+    def found(folder: Path, leak: Leak) -> None:
+        if folder == source:
+            keys.add(leak.trained)
+        else:
+            elsewhere.append(leak)
+
+    report = leaks([source, *also], scored_on, others, found=found, progress=progress)
+    if elsewhere or not drop:
+        report.insist()
+    if keys:
+        _without(source, out, keys, report)
+    else:
+        manifest = Manifest.load(source)
+        for shard in manifest.shards:
+            share(source / shard.name, out / shard.name)
+        manifest.save(out)
+    return report
+
+
+class Known:
+    """Everything that is held out."""
+
+    def __init__(self) -> None:
+        """Nothing is, yet."""
+        self.count = 0
+        self._pictures = dict[str, str]()
+        self._captions = dict[str, str]()
+        self._looks = np.empty(0, np.uint64)
+        self._keys = list[str]()  # by look
+
+    def add(self, held: Iterable[Trace]) -> None:
+        """Hold out some more."""
+        looks = list[int]()
+        for trace in held:
+            self.count += 1
+            if trace.picture:
+                self._pictures.setdefault(trace.picture, trace.key)
+            for caption in trace.captions:
+                self._captions.setdefault(caption, trace.key)
+            looks += trace.looks
+            self._keys += [trace.key] * len(trace.looks)
+        self._looks = np.concatenate([self._looks, np.array(looks, np.uint64)])
+
+    def leak(self, trace: Trace) -> Leak | None:
+        """What is held out and is this; None where nothing is."""
+        if key := self._pictures.get(trace.picture):
+            return Leak(trained=trace.key, held_out=key, by="picture", told=f"both of picture {trace.picture}")
+        for seen in trace.looks if len(self._looks) else ():
+            bits = apart(self._looks, seen)
+            nearest = int(bits.argmin())
+            if bits[nearest] <= ALIKE:
+                told = f"they look alike: {bits[nearest]} of 64 bits differ"
+                return Leak(trained=trace.key, held_out=self._keys[nearest], by="look", told=told)
+        for caption in trace.captions:
+            if key := self._captions.get(caption):
+                return Leak(trained=trace.key, held_out=key, by="caption", told=f"both captioned {caption!r}")
+        return None
+
+
+def traces(place: str) -> Iterator[Trace]:
+    """What a folder holds: of shards, of `samples.jsonl`, or of a data set's split.
+
+    Raises:
+        DataError: it holds none of these.
+    """
+    address, split = place_of(place)
+    folder = Path(address)
+    if (folder / MANIFEST).is_file():
+        yield from _of_shards(folder)
+    elif (folder / SAMPLES).is_file():
+        for key, line in listed(folder):
+            yield Trace(f"{folder.name}/{key}", "", (look(picture_of(folder, line["source"])),), _captions(line))
+    else:
+        for example in held_out(Order(split=split), folder):
+            yield _of_example(example, folder.name)
+
+
+def place_of(text: str) -> tuple[str, str]:
+    """Address and split of a place: `/data/coco:val2017` is `/data/coco` and `val2017`."""
+    above, slash, last = text.rpartition("/")
+    name, _, split = last.partition(":")
+    return f"{above}{slash}{name}", split
+
+
+def _of_example(example: Example, name: str) -> Trace:
+    captions = _captions({**example.facts, **example.label})
+    looks = list[int]()
+    with suppress(DataError):  # a broken picture can't be scored on either
+        looks = [look(load()) for load in (example.source, example.target) if load is not None]
+    return Trace(f"{name}/{example.key}", example.picture, tuple(looks), captions)
+
+
+def _of_shards(folder: Path) -> Iterator[Trace]:
+    for shard in Manifest.load(folder).shards:
+        for sample in read_samples(folder, shard):
+            yield _of_sample(sample, folder / shard.name)
+
+
+def _of_sample(sample: Sample, path: Path) -> Trace:
+    try:
+        head = json.loads(sample["label.json"])
+        told: Mapping[str, Any] = head["provenance"]
+        looks = (int(told[LOOK], 16),) if LOOK in told else tuple(_looks(sample))
+        captions = _captions({**told, **head["label"]})
+        return Trace(sample["__key__"], str(told.get("picture", "")), looks, captions)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{sample['__key__']} in shard {path} can't be read ({error}); make the shard again") from error
+
+
+def _looks(sample: Sample) -> Iterator[int]:
+    for name in ("source.png", "target.png"):
+        yield look(decode_png(sample[name]))
+
+
+def _without(source: Path, out: Path, keys: Container[str], report: Report) -> Manifest:
+    parent, counts, shards = Manifest.load(source), Counter[str](), list[Shard]()
+
+    def left(shard: Shard) -> Iterator[Sample]:
+        for sample in read_samples(source, shard):
+            if sample["__key__"] not in keys:
+                counts[json.loads(sample["label.json"])["task"]] += 1
+                yield sample
+
+    for shard in parent.shards:
+        written = write_samples(out / shard.name, left(shard))
+        if written.count:
+            shards.append(written)
+        else:
+            (out / shard.name).unlink()
+    if not shards:
+        raise DataError(f"everything in {source} is held out for scoring; train on other sources")
+    settings = {"against": report.against}
+    changes = {"shards": tuple(shards), "counts": dict(counts), "report": parent.report}
+    return parent.heir(source, "screen", settings, **changes).save(out)
+
+
+def _captions(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """Captions, letters and digits apart."""
+    plain = (re.sub(r"\W+", " ", str(told[name]).casefold()).strip() for name in _CAPTIONS if told.get(name))
+    return tuple(caption for caption in plain if len(caption.split()) >= LEAST_WORDS)
