@@ -137,8 +137,10 @@ def measure(repeats: int, triplets: int) -> None:
     speeds("Composing triplets of 64 px on two cores", both, against=one, held="one core")
     early, late = peaks(triplets)
     record(f"Memory over {triplets} triplets", late, "GiB", early, held="over a tenth of them", repeats=1)
-    for name, (shards, loose) in reading(256, 40, repeats).items():
-        speeds(f"Reading shards of {name} pictures", shards, against=loose, held="loose files, painted online")
+    for size in (64, 256):
+        for name, (shards, loose) in reading(size, 40, repeats).items():
+            what = f"Reading shards of {name} pictures of {size} px"
+            speeds(what, shards, against=loose, held="loose files, painted online")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from multiprocessing import get_context
 from threading import Thread
 from typing import TypeVar
 
+import cv2
+
 from instructdiffusion.model.errors import ConfigError
 
 Item = TypeVar("Item")
@@ -27,15 +29,16 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int) 
         yield from map(work, items)
         return
     try:
-        with ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _ready, (os.getpid(),)) as pool:
             yield from pool.map(work, items)
     except BrokenProcessPool as error:
         fix = "from a script, call this below `if __name__ == '__main__':` or with workers=1"
         raise ConfigError(f"a worker died (out of memory, or it could not start): {fix}") from error
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent did: one that is killed can't end its workers."""
+def _ready(parent: int) -> None:
+    """One thread for each worker; and it ends soon after its parent did, for one that is killed can't end it."""
+    cv2.setNumThreads(1)
 
     def watch() -> None:
         while os.getppid() == parent:
