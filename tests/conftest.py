@@ -27,3 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     for item in items:
         item.add_marker(pytest.mark.xdist_group(item.path.relative_to(root).parts[0]))
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP's classes with weights of chance, for pictures of 32 pixels."""
+    import tiny  # loads transformers, which most tests need not wait for
+
+    return tiny.clip(tmp_path_factory.mktemp("clip"))

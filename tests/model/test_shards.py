@@ -10,7 +10,6 @@ import pytest
 from instructdiffusion.model.data.rle import decode_rle, encode_rle
 from instructdiffusion.model.data.shards import MANIFEST, Manifest, read_triplets
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.synthesis.quality import filter_shards
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.synthesis.write import compose, mixture, synthesize
 from instructdiffusion.model.tasks import TASKS
@@ -77,14 +76,6 @@ def test_the_mixture_has_every_task_and_about_the_total() -> None:
     counts = mixture(1000)
     assert set(counts) == set(TASKS)
     assert abs(sum(counts.values()) - 1000) <= len(counts)
-
-
-def test_the_filter_keeps_what_is_right_and_says_what_it_dropped(shards: Path, tmp_path: Path) -> None:
-    kept = filter_shards(shards, tmp_path)
-    report = kept.report
-    assert report["read"] == Manifest.load(shards).total
-    assert report["kept"] == kept.total == len(list(read_triplets(tmp_path)))
-    assert report["read"] == report["kept"] + sum(report["dropped"].values())
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from instructdiffusion.components.step import Made, data_digest, made, once
 from instructdiffusion.components.storage import Store
 
+DEFAULT = "embedded"
 
-def run(source: Path, out: Path, *, store: Store | None = None) -> Made:
-    """Copy the shards in `source` without the triplets the filter refuses; facts: the manifest."""
+
+def run(
+    source: Path,
+    out: Path,
+    *,
+    policy: str = DEFAULT,
+    store: Store | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Made:
+    """Copy the shards in `source` without the triplets that a policy refuses, which go to `rejected`.
+
+    Args:
+        policy: embedded, paper, the path of a YAML file, or its text.
+
+    Returns:
+        What was kept; facts: the manifest.
+    """
     from instructdiffusion.model.data.shards import Manifest
-    from instructdiffusion.model.synthesis.quality import filter_shards
+    from instructdiffusion.model.quality.filtering import filter_shards
+    from instructdiffusion.model.quality.policy import Policy
 
-    digest = once(out, {"source": data_digest(source)}, lambda: filter_shards(source, out))
+    held = Policy.read(policy)
+    inputs = {"source": data_digest(source), "policy": held.digest}
+    digest = once(out, inputs, lambda: filter_shards(source, out, held, progress=progress))
     return made(out, "datasets", digest, store, Manifest.load(out).model_dump(mode="json"))

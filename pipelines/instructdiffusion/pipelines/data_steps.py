@@ -104,6 +104,7 @@ def synthesize(
 @step
 def filter(
     source: dsl.Input[dsl.Dataset],
+    policy: str,
     shards: dsl.Output[dsl.Dataset],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -112,22 +113,24 @@ def filter(
 
     Args:
         source: the data set as it was made.
+        policy: embedded, paper, or a YAML file, or its s3:// address.
         shards: what is left of it.
-        page: what is left, and why the rest is not.
+        page: what is left, how the scores are spread, what was rejected and why.
         metrics: how many were made and are left.
     """
     from pathlib import Path
 
     from instructdiffusion.components.filter import run
-    from instructdiffusion.pipelines import pages
+    from instructdiffusion.pipelines import quality_page
     from instructdiffusion.pipelines.inside import inside
 
     with inside("filter") as here:
-        made = run(Path(source.path), Path(shards.path), store=here.store)
+        held = here.file(policy, Path(shards.path).with_name("policy.yaml"))
+        made = run(Path(source.path), Path(shards.path), policy=held, store=here.store, progress=here.progress)
         left = sum(made.facts["counts"].values())
         here.keep(shards, made, name=source.metadata["name"], triplets=left)
         here.measure(metrics, {"made": source.metadata["triplets"], "left": left})
-        here.show(page, pages.data(Path(shards.path), source.metadata["name"]))
+        here.show(page, quality_page.page_of(Path(shards.path), source.metadata["name"]))
 
 
 @step

@@ -37,6 +37,7 @@ def data(
     triplets: int = 2000,
     held_out: int = 20,
     prompts: int = 20,
+    policy: str = "embedded",
     benchmarks: str = "",
     leaking: str = "refuse",
     seed: int = 0,
@@ -53,6 +54,7 @@ def data(
         triplets: to train on, of all tasks together, where there is no sources file.
         held_out: triplets of each task that models are scored on.
         prompts: triplets of each task whose edits are ranked.
+        policy: what triplets are held to: embedded, paper, a YAML file, or its s3:// address.
         benchmarks: folders of data sets that models are scored on as well, or s3:// addresses, with commas between.
         leaking: what happens to triplets to train on that models are scored on: refuse, drop.
         seed: of everything random but the prompts.
@@ -64,7 +66,7 @@ def data(
     with dsl.ParallelFor(planned.outputs["Output"], name="each part") as order:
         built = build(order=order, name="train", size=size, seed=seed, work=work)
     joined = join(parts=dsl.Collected(built.outputs["shards"]), name="train")
-    good = filter(source=joined.outputs["shards"]).outputs["shards"]
+    good = filter(source=joined.outputs["shards"], policy=policy).outputs["shards"]
     hidden = synthesize(name="held-out", split="test", triplets=held_out, even=True, size=size, seed=seed)
     prompted = synthesize(name="prompts", split="train", triplets=prompts, even=True, size=size, seed=prompt_seed)
     tested, asked = hidden.outputs["shards"], prompted.outputs["shards"]

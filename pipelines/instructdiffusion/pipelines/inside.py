@@ -103,6 +103,10 @@ class Surroundings:
         """A folder of this machine, or one of the store (s3://...), which is downloaded to `copy`."""
         return self.needed_store.get_directory(source, copy) if source.startswith("s3://") else Path(source)
 
+    def file(self, source: str, copy: Path) -> str:
+        """A file of this machine, or one of the store (s3://...), which is downloaded to `copy`."""
+        return str(self.needed_store.get_file(source, copy)) if source.startswith("s3://") else source
+
     def show(self, artifact: Any, page: str) -> None:
         """Write what the pipeline's own pages show of this step."""
         write_atomic(Path(artifact.path), page)

@@ -22,6 +22,7 @@ from instructdiffusion.pipelines.report import alignment_plots, curves, duration
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from instructdiffusion.model.data.shards import Manifest
     from instructdiffusion.model.data.sources import Sources
     from instructdiffusion.model.task import Image
 
@@ -75,22 +76,26 @@ def data(folder: Path, name: str) -> str:
         for triplet in read_triplets(folder):
             if triplet.ask.task not in first:
                 caption = f"{triplet.ask.task}: {triplet.ask.instruction}"
-                first[triplet.ask.task] = Strip(caption, [_of(triplet.source), _of(triplet.target)])
+                first[triplet.ask.task] = Strip(caption, [small(triplet.source), small(triplet.target)])
             if len(first) == len([task for task, count in manifest.counts.items() if count]):
                 break
-    origins: Table = [
+    facts = {"triplets": manifest.total, "split": manifest.split, "side": f"{manifest.size} px", "seed": manifest.seed}
+    counts: Table = [("task", "triplets"), *sorted(manifest.counts.items())]
+    kept = [("report", ""), *((key, _plain(value)) for key, value in manifest.report.items() if key != "scores")]
+    notes = ["source and target of the first triplet of each task"] if first else []
+    tables = [counts, *(table for table in (origins(manifest), kept) if len(table) > 1)]
+    return page(name, facts, notes=notes, tables=tables, strips=[*first.values()])
+
+
+def origins(manifest: Manifest) -> Table:
+    """What a data set has of each of its sources."""
+    return [
         ("source", "data set", "weight", "offered", "triplets", "left out"),
         *(
             (name, o.dataset, o.weight, o.offered, sum(o.counts.values()), _plain(dict(o.skipped)))
             for name, o in manifest.sources.items()
         ),
     ]
-    facts = {"triplets": manifest.total, "split": manifest.split, "side": f"{manifest.size} px", "seed": manifest.seed}
-    counts: Table = [("task", "triplets"), *sorted(manifest.counts.items())]
-    kept = [("report", ""), *((key, _plain(value)) for key, value in manifest.report.items())]
-    notes = ["source and target of the first triplet of each task"] if first else []
-    tables = [counts, *(table for table in (origins, kept) if len(table) > 1)]
-    return page(name, facts, notes=notes, tables=tables, strips=[*first.values()])
 
 
 def sources(wanted: Sources, parts: int) -> str:
@@ -193,7 +198,7 @@ def comparison(document: Mapping[str, Any]) -> str:
     return page("alignment and control", {"prompts": document["n"], "gain": raised}, tables=[rows], strips=strips)
 
 
-def _of(picture: Image) -> str:
+def small(picture: Image) -> str:
     return shrunk(Pillow.fromarray(picture))
 
 

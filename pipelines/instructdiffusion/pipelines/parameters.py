@@ -68,6 +68,7 @@ TEXTS: Mapping[str, Any] = {
     "held_out": Address,
     "prompts": Address,
     "benchmarks": Annotated[str, StringConstraints(pattern=r"^((s3://|/)[^,]+(, *|$))*$")],
+    "policy": Literal["embedded", "paper"] | Address,
     "leaking": Literal["refuse", "drop"],
     "annotator": Literal["reference", "random", "label-studio", "people"],
 }

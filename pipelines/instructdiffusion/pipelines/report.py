@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,21 @@ def curves(trainings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         axis.set_ylabel("loss")
         drawn[name] = _svg(figure)
     return drawn
+
+
+def histogram(title: str, spread: Mapping[str, Any]) -> str:
+    """How values are spread over what was kept and what was rejected, as a picture."""
+    figure, axis = _figure()
+    edges = spread["edges"]
+    widths = [after - before for before, after in pairwise(edges)]
+    axis.bar(edges[:-1], spread["kept"], widths, align="edge", color=COLOURS[0], label="kept")
+    axis.bar(
+        edges[:-1], spread["rejected"], widths, align="edge", bottom=spread["kept"], color=COLOURS[1], label="rejected"
+    )
+    axis.set_xlabel(title)
+    axis.set_ylabel("triplets")
+    axis.legend(fontsize=8, frameon=False)
+    return _svg(figure)
 
 
 def alignment_plots(alignment: Mapping[str, Any]) -> list[str]:

@@ -9,29 +9,12 @@ import pytest
 import torch
 from PIL import Image as Pillow
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
+from transformers import CLIPModel, ViTConfig, ViTModel
 
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.metrics.likeness import CLIP_I, aesthetic, cosine, direction
 from instructdiffusion.model.metrics.networks import aesthetic_layers, clip, dino, fid, kid, lpips
 from instructdiffusion.model.task import Image
-
-
-@pytest.fixture(scope="module")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CLIP's classes with weights of chance, for pictures of 32 pixels."""
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    words = [*(chr(c) for c in range(97, 123)), *(f"{chr(c)}</w>" for c in range(97, 123)), "<|startoftext|>"]
-    tokenizer = CLIPTokenizer(
-        vocab={w: i for i, w in enumerate([*words, "<|endoftext|>"])}, merges=[], model_max_length=16
-    )
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "eos_token_id": len(tokenizer) - 1}
-    vision = {**sizes, "image_size": 32, "patch_size": 8}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -95,7 +95,9 @@ def _made(example: Example, reader: Walker, source: DataSet, order: Order) -> It
 
 
 def _scenes(source: Scenes, order: Order) -> Iterator[Offer]:
-    for task, seed in plan(mixture(source.scenes), order.seed, order.sources.split):
+    # No two sources share a scene; those of the default name are what `synthesize` makes.
+    start = str(order.seed) if source.name == Scenes.model_fields["name"].default else f"{order.seed}-{source.name}"
+    for task, seed in plan(mixture(source.scenes), start, order.sources.split):
         yield Offer(seed, partial(_composed, source, order, task, seed))
 
 

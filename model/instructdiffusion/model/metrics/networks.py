@@ -62,9 +62,9 @@ def clip(address: str) -> Encoder:
     """
     from transformers import AutoTokenizer, CLIPModel
 
-    network, tokenizer = _loaded(CLIPModel, address), _loaded(AutoTokenizer, address)
+    network, tokenizer = loaded(CLIPModel, address), loaded(AutoTokenizer, address)
     side = network.config.vision_config.image_size
-    return Encoder(_named(address), CLIP_224.model_copy(update={"resize": side, "crop": side}), network, tokenizer)
+    return Encoder(named(address), CLIP_224.model_copy(update={"resize": side, "crop": side}), network, tokenizer)
 
 
 def dino(address: str) -> Encoder:
@@ -75,10 +75,21 @@ def dino(address: str) -> Encoder:
     """
     from transformers import ViTModel
 
-    network = _loaded(ViTModel, address, add_pooling_layer=False)
+    network = loaded(ViTModel, address, add_pooling_layer=False)
     side = network.config.image_size
     resize = round(side * DINO_224.resize / DINO_224.crop)
-    return Encoder(_named(address), DINO_224.model_copy(update={"resize": resize, "crop": side}), network)
+    return Encoder(named(address), DINO_224.model_copy(update={"resize": resize, "crop": side}), network)
+
+
+def encoder(address: str) -> Encoder:
+    """Whatever lies there: CLIP, or else a vision transformer as of DINO.
+
+    Raises:
+        DataError: there is no such network.
+    """
+    from transformers import AutoConfig
+
+    return clip(address) if loaded(AutoConfig, address).model_type == "clip" else dino(address)
 
 
 def aesthetic_layers(path: Path) -> dict[str, Vector]:
@@ -164,7 +175,12 @@ def _vectors(found: Any) -> NDArray[np.float32]:
     return vectors
 
 
-def _loaded(kind: Any, address: str, **options: Any) -> Any:
+def loaded(kind: Any, address: str, **options: Any) -> Any:
+    """A network, tokenizer or processor of transformers.
+
+    Raises:
+        DataError: there is none.
+    """
     try:
         made = kind.from_pretrained(address, **options)
     except (OSError, ValueError, KeyError) as error:
@@ -172,7 +188,8 @@ def _loaded(kind: Any, address: str, **options: Any) -> Any:
     return made.eval() if isinstance(made, nn.Module) else made
 
 
-def _named(address: str) -> str:
+def named(address: str) -> str:
+    """A network's address with the digest of its weights."""
     folder = Path(address)
     return f"{folder.name}@{digest_of(folder)}" if folder.is_dir() else address
 

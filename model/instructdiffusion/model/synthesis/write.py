@@ -38,7 +38,7 @@ def compose(studio: Studio, task: str, seed: str) -> Triplet:
     return Triplet(seed.replace("/", "-"), ask, source, target, label, origin)
 
 
-def plan(counts: Mapping[str, int], seed: int, split: str) -> list[tuple[str, str]]:
+def plan(counts: Mapping[str, int], seed: int | str, split: str) -> list[tuple[str, str]]:
     """Every (task, seed) of a data set, in an order that mixes the tasks."""
     if alone := [task for task in counts if not task_named(task).composed]:
         raise ConfigError(f"no scenes can be composed for {', '.join(alone)}; choose from {', '.join(TASKS)}")
