@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import cos, pi, sin
 from pathlib import Path
 
 import numpy as np
@@ -86,4 +87,31 @@ def gqa(root: Path) -> Path:
     target[20:40, 20:40], mask[20:40, 20:40] = 128, 255
     save(root / "images_inpainted/11/7.jpg", target)
     save(root / "masks/11/7.jpg", mask)
+    return root
+
+
+def phrasecut(root: Path, split: str = "train") -> Path:
+    """A photograph with a dahlia, its outline and its phrase; and a phrase whose region is a few pixels."""
+    from instructdiffusion.model.data.photos import photographs
+
+    save(root / "images/11.jpg", photographs("test")[1])
+    outline = [[308 + 137 * cos(turn * pi / 16), 221 + 137 * sin(turn * pi / 16)] for turn in range(32)]
+    speck = [[2, 2], [6, 2], [6, 6]]
+    tasks = [
+        {"task_id": f"11__{number}", "image_id": 11, "phrase": phrase, "Polygons": [[polygon]]}
+        for number, (phrase, polygon) in enumerate((("orange dahlia", outline), ("small bud", speck)))
+    ]
+    (root / f"refer_{split}.json").write_text(json.dumps(tasks))
+    return root
+
+
+def photographs_with_captions(root: Path) -> Path:
+    """Two photographs with a text beside each, as img2dataset writes them; one is cut short."""
+    from instructdiffusion.model.data.photos import photographs
+
+    for number, picture in enumerate(photographs("train")[:3]):
+        save(root / f"00000/00000000{number}.jpg", picture)
+        (root / f"00000/00000000{number}.txt").write_text("a photograph")
+    broken = root / "00000/000000002.jpg"
+    broken.write_bytes(broken.read_bytes()[:600])
     return root

@@ -9,18 +9,23 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from instructdiffusion.model.data.readers import Example, reader_for
+from instructdiffusion.model.data.augment import generator
+from instructdiffusion.model.data.looks import LOOK, looked
+from instructdiffusion.model.data.readers import PHOTO, REGION, Example, reader_for
 from instructdiffusion.model.data.readers.walk import Skip, Walker
-from instructdiffusion.model.data.samples import Unusable, licence_of, trainable, triplets_of
+from instructdiffusion.model.data.samples import Unusable, licence_of, origin, safe_key, trainable, triplets_of
 from instructdiffusion.model.data.shards import PER_SHARD, Origin, Triplet
-from instructdiffusion.model.data.sources import DataSet, Scenes, Source, Sources
+from instructdiffusion.model.data.sources import DataSet, Scenes, Source, Sources, Synthesis
 from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.synthesis import degrade, removal
+from instructdiffusion.model.synthesis.inpainters import inpainter
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.synthesis.write import compose, licences, mixture, plan
 
 LICENCE = "licence: not on the list"
+MAKES = {REGION: removal.OPERATIONS, PHOTO: degrade.DAMAGES}  # what can be synthesised of which examples
 SCENES = "composed scenes"  # what stands where the name of a public data set would
 
 
@@ -46,8 +51,7 @@ def numbered(source: Source, order: Order) -> Iterator[tuple[int, Offer | Skip]]
 
     Making triplets of an offer raises Unusable where none can be made.
     """
-    copies = source.copies if isinstance(source, DataSet) else 1
-    each, place = max(1, order.per_shard // copies), 0
+    each, place = max(1, order.per_shard // _of_one(source)), 0
     for offer in _scenes(source, order) if isinstance(source, Scenes) else _examples(source, order):
         yield place // each, offer
         place += isinstance(offer, Offer)
@@ -80,9 +84,19 @@ def _examples(source: DataSet, order: Order) -> Iterator[Offer | Skip]:
             yield Offer(found.key, partial(_made, found, reader, source, order))
 
 
+def _of_one(source: Source) -> int:
+    """How many triplets are made of one offer, at most."""
+    if isinstance(source, Scenes):
+        return 1
+    return source.copies * (len(source.make) if isinstance(source, Synthesis) else 1)
+
+
 def _made(example: Example, reader: Walker, source: DataSet, order: Order) -> Iterator[Triplet]:
     train = order.sources.split == "train"
     try:
+        if isinstance(source, Synthesis):
+            yield from _synthesised(example, reader, source, order)
+            return
         yield from triplets_of(
             example, reader, source=source.name, size=order.size, seed=order.seed, train=train, copies=source.copies
         )
@@ -92,6 +106,26 @@ def _made(example: Example, reader: Walker, source: DataSet, order: Order) -> It
         # Else a disk that was taken away would pass for a data set without a single good picture.
         fix = "mount it again and run the same command: finished shards are kept"
         raise DataError(f"{source.path} can't be read any more ({error}); {fix}") from error
+
+
+def _synthesised(example: Example, reader: Walker, source: Synthesis, order: Order) -> Iterator[Triplet]:
+    """What is made of a region or a photograph, named and described as the triplets of other sources are."""
+    try:
+        picture = example.source()
+    except DataError as error:
+        raise Unusable("picture: missing or broken", str(error)) from error
+    loaded, train = replace(example, source=lambda: picture), order.sources.split == "train"
+    for copy in range(source.copies):
+        rng = generator(f"{reader.name}/{example.key}", seed=order.seed, epoch=copy)
+        shared: dict[str, Any] = {"operations": source.make, "train": train}
+        if reader.task == REGION:
+            made = removal.edits(loaded, inpainter(source.inpainter), rng, order.size, **shared)
+        else:
+            made = degrade.edits(loaded, rng, order.size, **shared)
+        facts = {**origin(example, reader, source.name, copy, order.seed), LOOK: looked(picture)}
+        for triplet in made:
+            key = safe_key(source.name, triplet.key, copy if source.copies > 1 else None)
+            yield replace(triplet, key=key, provenance={**facts, **triplet.provenance})
 
 
 def _scenes(source: Scenes, order: Order) -> Iterator[Offer]:
@@ -112,8 +146,14 @@ def _reader(source: DataSet) -> Walker:
     folder = Path(source.path)
     reader = reader_for(folder)
     assert isinstance(reader, Walker)
-    if not trainable(reader):
-        use = "holds what triplets are synthesised from, none itself; leave it out"
+    possible = MAKES.get(reader.task, ())
+    if isinstance(source, Synthesis):
+        if beyond := [name for name in source.make if name not in possible]:
+            fix = f"choose from {', '.join(possible)}" if possible else "leave make out"
+            raise ConfigError(f"source {source.name}: {', '.join(beyond)} can't be made of {reader.name}; {fix}")
+        inpainter(source.inpainter)  # an error now, not after hours
+    elif not trainable(reader):
+        use = f"holds what triplets are synthesised from; add make: [{', '.join(possible)}]"
         raise ConfigError(f"source {source.name}: {reader.name} in {folder} {use}")
     if source.split not in (there := reader.splits(folder)):
         raise DataError(

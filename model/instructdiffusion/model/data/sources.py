@@ -4,6 +4,7 @@ split: train
 sources:
   - {name: people, path: /data/coco, split: train2017}
   - {name: retouching, path: gier, split: train, weight: 2, licences: ["CC BY*"]}
+  - {name: removals, path: phrasecut, split: train, make: [remove, add], inpainter: lama:/models/big-lama.pt}
   - {name: scenes, scenes: 20000}
 """
 
@@ -44,6 +45,17 @@ class DataSet(BaseModel):
         return self.licences is None or any(fnmatchcase(licence.lower(), known.lower()) for known in self.licences)
 
 
+class Synthesis(DataSet):
+    """Triplets that are synthesised of a data set of regions or of photographs."""
+
+    make: tuple[Literal["remove", "add", "denoise", "deblur", "watermark"], ...] = Field(
+        min_length=1, description="tasks: remove and add of regions; denoise, deblur and watermark of photographs"
+    )
+    inpainter: str = Field(
+        "opencv", min_length=1, description="what fills the hole: opencv, opencv:ns, patchmatch, lama:PATH"
+    )
+
+
 class Scenes(BaseModel):
     """Composed scenes, of every task by its weight."""
 
@@ -55,12 +67,14 @@ class Scenes(BaseModel):
 
 
 def _kind(value: Any) -> str:
-    return "scenes" if isinstance(value, Scenes) or (isinstance(value, dict) and "scenes" in value) else "data set"
+    fields = value if isinstance(value, dict) else type(value).model_fields
+    return "scenes" if "scenes" in fields else "synthesis" if "make" in fields else "data set"
 
 
 Source = Annotated[
-    Annotated[DataSet, Tag("data set")] | Annotated[Scenes, Tag("scenes")], Discriminator(_kind)
-]  # told apart by the field `scenes`
+    Annotated[DataSet, Tag("data set")] | Annotated[Synthesis, Tag("synthesis")] | Annotated[Scenes, Tag("scenes")],
+    Discriminator(_kind),
+]  # told apart by the fields `make` and `scenes`
 
 
 class Sources(BaseModel):
@@ -129,6 +143,6 @@ def _below(source: Source, folder: str) -> Source:
 
 def _problem(detail: Any) -> str:
     loc = detail["loc"]
-    place = ".".join(map(str, (*loc[:2], *loc[3:])))  # the third tells a data set from scenes
+    place = ".".join(map(str, (*loc[:2], *loc[3:])))  # the third tells what kind of source it is
     said = detail["msg"].removeprefix("Value error, ")
     return f"{place or 'its content'}: {said[:1].lower()}{said[1:]}"

@@ -1,0 +1,41 @@
+"""docs/synthesis.md and the code say the same: its sources file is built and filtered as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import published
+import pytest
+from markdown_it import MarkdownIt
+from typer.testing import CliRunner
+
+from instructdiffusion.model.data.shards import Manifest
+from instructdiffusion.model.synthesis import degrade
+from instructdiffusion.model.synthesis.regions import LEAST, MOST
+from instructdiffusion.pipelines.cli import app
+
+PAGE = Path(__file__).parents[1] / "docs/synthesis.md"
+
+
+def test_the_sources_of_the_page_are_built_and_filtered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokens = MarkdownIt("commonmark").parse(PAGE.read_text())
+    (text,), (commands,) = ([t.content for t in tokens if t.info == language] for language in ("yaml", "sh"))
+    published.phrasecut(tmp_path / "phrasecut")
+    published.photographs_with_captions(tmp_path / "photos")
+    Path("synthesis.yaml").write_text(text)
+    for line in commands.splitlines():
+        ended = CliRunner().invoke(app, [*shlex.split(line)[1:], *(["--workers", "1"] if " build " in line else [])])
+        assert ended.exit_code == 0, ended.output
+    found = Manifest.load(Path("out/good")).sources
+    assert found["edits"].counts == {"add": 2, "remove": 2}
+    assert found["damage"].counts == {"deblur": 2, "denoise": 2, "watermark": 2}
+
+
+def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
+    page = PAGE.read_text()
+    assert re.search(rf"less than\s+{LEAST:.0%} or more than {MOST:.0%}".replace("%", " %"), page)
+    assert f"JPEG on top of {10 * degrade.COMPRESSED:g} in 10" in page
+    assert f"a logo on {10 * degrade.LOGOS:g} in 10" in page
