@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from math import cos, pi, sin
 from pathlib import Path
 
@@ -115,3 +117,23 @@ def photographs_with_captions(root: Path) -> Path:
     broken = root / "00000/000000002.jpg"
     broken.write_bytes(broken.read_bytes()[:600])
     return root
+
+
+COUNTING = """
+import sys, tracemalloc
+from pathlib import Path
+from instructdiffusion.model.data.readers import readers
+name, root, split, count = sys.argv[1:]
+for number in (1, 2):  # the first pass imports and caches
+    tracemalloc.start()
+    assert sum(1 for _ in readers()[name].examples(Path(root), split)) == int(count)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+print(most)
+"""
+
+
+def peak(name: str, root: Path, split: str, count: int) -> int:
+    """Bytes that reading ``count`` examples takes at most, in a process whose own tables are small."""
+    run = [sys.executable, "-c", COUNTING, name, str(root), split, str(count)]
+    return int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)

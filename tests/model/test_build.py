@@ -153,7 +153,7 @@ def test_photographs_without_a_task_are_refused(tmp_path: Path) -> None:
     drawings.picture(tmp_path / "photos/00000/000000000.jpg")
     (tmp_path / "photos/00000/000000000.txt").write_text("a house")
     split = DataSet(name="p", path=str(tmp_path / "photos"), split="train")
-    with pytest.raises(ConfigError, match=r"source p: Photo folder .* add make: \\[denoise"):
+    with pytest.raises(ConfigError, match=r"source p: Photo folder .* add make: \[denoise"):
         build(order(split), tmp_path / "out", workers=1)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
-import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published
 import pytest
 from PIL import Image as Pillow
 from pycocotools import mask as coco
@@ -350,16 +350,10 @@ def test_a_picture_that_its_camera_turned_keeps_its_regions(tmp_path: Path) -> N
 
 def test_a_list_of_any_length_is_read_in_the_same_memory(tmp_path: Path) -> None:
     def peak(count: int) -> int:
-        root = tmp_path / str(count)
-        reader = phrasecut(root, (task(str(number)) for number in range(count)))
-        tracemalloc.start()
-        assert sum(1 for _ in reader.examples(root, "val")) == count
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most
+        reader = phrasecut(tmp_path / str(count), (task(str(number)) for number in range(count)))
+        return published.peak(reader.name, tmp_path / str(count), "val", count)
 
-    few, many = peak(300), peak(3000)
-    assert many < few + 1_500_000  # the interpreter may double its table of names meanwhile; examples would be far more
+    assert peak(3000) < peak(300) + 1_500_000  # examples would be far more
 
 
 def test_a_folder_of_any_length_is_read_in_the_same_memory(tmp_path: Path) -> None:
@@ -370,11 +364,6 @@ def test_a_folder_of_any_length_is_read_in_the_same_memory(tmp_path: Path) -> No
         for number in range(1, count):
             for ending in ("jpg", "txt"):
                 os.link(root / f"0.{ending}", root / f"{number}.{ending}")
-        tracemalloc.start()
-        assert sum(1 for _ in readers()["Photo folder"].examples(root, "train")) == count
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most
+        return published.peak("Photo folder", root, "train", count)
 
-    few, many = peak(200), peak(4000)
-    assert many < few + 1_500_000  # the interpreter may double its table of names meanwhile; examples would be far more
+    assert peak(4000) < peak(200) + 1_500_000
