@@ -118,6 +118,12 @@ class Optim(Section):
         "auto", description="auto: what is fastest on this machine, measured"
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+    offload: Literal["none", "optimizer", "all"] = Field(
+        "none", description="what waits in the CPU's memory: nothing, the optimizer's state, or that and the weights"
+    )
+    bad_steps: int = Field(
+        3, description="steps in a row whose loss is no number, before the training stops; these are left out", ge=1
+    )
     gradient_checkpointing: bool = Field(
         False, description="compute activations again instead of keeping them: a third slower, far less memory"
     )
@@ -151,6 +157,13 @@ class Run(Section):
     seed: int = Field(0, description="of initialisation, order and noise")
     checkpoint_every: int = Field(500, description="steps between checkpoints", ge=1)
     log_every: int = Field(25, description="steps between metrics", ge=1)
+
+    @model_validator(mode="after")
+    def _offloads_what_is_split(self) -> Self:
+        least = {"none": 0, "optimizer": 1, "all": 3}[self.optim.offload]
+        if self.optim.zero_stage < least:
+            raise ValueError(f"optim.offload={self.optim.offload} needs optim.zero_stage={least} or more; set that too")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

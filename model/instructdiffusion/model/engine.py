@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
-from typing import Any
+import threading
+from math import gcd
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from instructdiffusion.model.config import Run
 from instructdiffusion.model.device import fast_bf16
+from instructdiffusion.model.errors import ConfigError
 
 WSD_TAIL = 0.2  # share of the steps in which the learning rate falls
 
@@ -20,14 +24,28 @@ def deepspeed_config(run: Run, world_size: int) -> dict[str, Any]:
     """DeepSpeed's settings for a run on `world_size` processes.
 
     Precision is not in here: the loss runs under autocast, weights and their sums stay in 32 bits.
+
+    Raises:
+        ConfigError: the batch can't be shared out evenly, so some triplet would be left out.
     """
-    micro = min(run.optim.micro_batch, run.optim.batch_size // world_size)
+    if run.optim.batch_size % world_size:
+        raise ConfigError(
+            f"optim.batch_size={run.optim.batch_size} can't be shared out evenly to {world_size} processes; "
+            "set either so that it divides"
+        )
+    share = run.optim.batch_size // world_size
+    micro = gcd(run.optim.micro_batch, share) if share > run.optim.micro_batch else share
+    zero: dict[str, Any] = {"stage": run.optim.zero_stage}
+    if run.optim.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if run.optim.offload == "all":
+        zero["offload_param"] = {"device": "cpu"}
     return {
         "train_batch_size": run.optim.batch_size,
         "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": run.optim.batch_size // (micro * world_size),
+        "gradient_accumulation_steps": share // micro,
         "gradient_clipping": run.optim.clip,
-        "zero_optimization": {"stage": run.optim.zero_stage},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
@@ -58,6 +76,56 @@ def start(run: Run, objective: nn.Module) -> Any:
     config = deepspeed_config(run, int(os.environ["WORLD_SIZE"]))
     engine, *_ = deepspeed.initialize(model=objective, model_parameters=weights, optimizer=optimizer, config=config)
     return engine
+
+
+class Stop:
+    """Whether this process was told to end by SIGTERM, as a node's is before the node is taken away.
+
+    It listens within its `with` block, where the interpreter lets it: in the main thread.
+    """
+
+    _told = False
+    _before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._tell)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _tell(self, number: int, frame: object) -> None:
+        self._told = True
+
+    def on_any(self) -> bool:
+        """Whether any process was told, the same answer on all; every process asks at the same step."""
+        return any_process(self._told)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true on any process; all of them ask."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return bool(found.item())
+
+
+def held(engine: Any) -> list[nn.Parameter]:
+    """The weights that learn, as this process holds them: whole, or its flat part of each when they are split."""
+    weights = [p for p in engine.module.parameters() if p.requires_grad]
+    if not engine.zero_optimization_partition_weights():
+        return weights
+    return [nn.Parameter(p.ds_tensor.data) for p in weights]
+
+
+def gather(engine: Any) -> None:
+    """Make all weights whole again on every process, for good, to be saved."""
+    if engine.zero_optimization_partition_weights():
+        for weight in engine.module.parameters():
+            if hasattr(weight, "all_gather"):
+                weight.all_gather([weight])
 
 
 def use_bf16(run: Run) -> bool:

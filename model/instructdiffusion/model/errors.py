@@ -3,7 +3,8 @@
     InstructDiffusionError
     ├── ConfigError      a setting or an argument is wrong: change it
     ├── DataError        a file or a sample is wrong: it is named
-    └── ServiceError     a server did not answer as it should: worth a retry
+    ├── ServiceError     a server did not answer as it should: worth a retry
+    └── Interrupted      told to stop, and stopped in order: the same command goes on
 
 A message is one line that names the input and the fix.
 """
@@ -36,6 +37,12 @@ def from_system(error: OSError) -> DataError:
     full = error.errno in (ENOSPC, EDQUOT)
     fix = "free some space and run the same command again" if full else "check the path and its permissions"
     return DataError(f"{error.filename or 'a file'}: {error.strerror or error}; {fix}")
+
+
+class Interrupted(InstructDiffusionError):
+    """Told to stop (SIGTERM), and stopped in order; what was done is kept."""
+
+    exit_code = 143  # 128 + SIGTERM, as a shell and Kubernetes tell it
 
 
 class ServiceError(InstructDiffusionError):

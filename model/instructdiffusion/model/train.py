@@ -16,19 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors.torch import save
 
 from instructdiffusion.model import checkpoint, engine, lora, network
 from instructdiffusion.model.config import Run
 from instructdiffusion.model.data.latents import Latents
 from instructdiffusion.model.data.mixture import Mixture
 from instructdiffusion.model.diffusion import Objective
-from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.errors import DataError, Interrupted
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import Clock, Reporter
 
 log = logging.getLogger(__name__)
 MODEL, SUMMARY, CURVE, ADAPTER = "model", "training.json", "curve.jsonl", "adapter"
+BAD = "bad-batch-{rank}.safetensors"
 
 
 def train(run: Run, data: Path, model: Path | Model | None, out: Path, report: Reporter) -> Path:
@@ -38,7 +40,9 @@ def train(run: Run, data: Path, model: Path | Model | None, out: Path, report: R
     the last checkpoint; called again when done it does nothing.
 
     Raises:
-        DataError: latents or model are missing, damaged, or don't fit each other.
+        DataError: latents or model are missing, damaged, or don't fit each other; a checkpoint can't be written; the
+            loss was no number for `run.optim.bad_steps` steps in a row, and the batch is kept in `out`.
+        Interrupted: SIGTERM came to any process; the step was finished and saved.
     """
     if (out / SUMMARY).is_file():
         return out / MODEL
@@ -50,20 +54,19 @@ def train(run: Run, data: Path, model: Path | Model | None, out: Path, report: R
             f"encode again with states={not run.train_text}"
         )
     mixture = latents.mixture(run.seed, run.weights)
-    job = _start(run, nets, out)
-    clock, sums = Clock(run.optim.steps, job.step), defaultdict[str, list[float]](list)
-    while job.step < run.optim.steps:
-        for task, loss in _step(job, latents, mixture):
-            sums[task].append(loss)
-        job.step += 1
-        if job.step % run.log_every == 0 or job.step == run.optim.steps:
-            _tell(job, sums, clock, report, out)
-            sums.clear()
-        if job.step % run.checkpoint_every == 0 and job.step < run.optim.steps:
-            checkpoint.save(
-                out / "checkpoints", job.engine, job.ema.shadow_params, job.step, job.seconds, job.rank == 0
-            )
-    return _finish(job, nets, out, len(latents))
+    with engine.Stop() as stop:
+        job = _start(run, nets, out, stop)
+        clock, sums = Clock(run.optim.steps, job.step), defaultdict[str, list[float]](list)
+        while job.step < run.optim.steps:
+            for task, loss in _step(job, latents, mixture, out):
+                sums[task].append(loss)
+            job.step += 1
+            if job.step % run.log_every == 0 or job.step == run.optim.steps:
+                _tell(job, sums, clock, report, out)
+                sums.clear()
+            if job.step < run.optim.steps:
+                _keep(job, out)
+        return _finish(job, nets, out, len(latents))
 
 
 @dataclass
@@ -76,7 +79,9 @@ class _Job:
     null_tokens: torch.Tensor
     rank: int
     world: int
+    stop: engine.Stop
     step: int = 0
+    bad: int = 0  # steps in a row with a loss that was no number
     before: float = 0.0  # seconds of training before this process started
     began: float = field(default_factory=time.monotonic)
 
@@ -85,7 +90,7 @@ class _Job:
         return self.before + time.monotonic() - self.began
 
 
-def _start(run: Run, nets: Model, out: Path) -> _Job:
+def _start(run: Run, nets: Model, out: Path, stop: engine.Stop) -> _Job:
     torch.manual_seed(run.seed)
     learns = [nets.unet, nets.text_encoder] if run.train_text else [nets.unet]
     for part in learns:
@@ -105,48 +110,101 @@ def _start(run: Run, nets: Model, out: Path) -> _Job:
     bf16 = engine.use_bf16(run)
     objective = Objective(nets.unet, text_encoder, null_text, nets.scheduler, diffusion, pixel_scale, bf16, nets.scale)
     wrapped = engine.start(run, objective)
-    ema = EMAModel([p for p in objective.parameters() if p.requires_grad], decay=run.ema_decay, foreach=True)
-    job = _Job(run, wrapped, ema, null_tokens, torch.distributed.get_rank(), torch.distributed.get_world_size())
+    ema = EMAModel(engine.held(wrapped), decay=run.ema_decay, foreach=True)
+    job = _Job(run, wrapped, ema, null_tokens, torch.distributed.get_rank(), torch.distributed.get_world_size(), stop)
     job.step, job.before = checkpoint.resume(out / "checkpoints", wrapped, ema.shadow_params)
     ema.optimization_step = job.step
     return job
 
 
-def _step(job: _Job, latents: Latents, mixture: Mixture) -> list[tuple[str, float]]:
-    """One optimizer step; returns (task, loss) of this process's triplets."""
+def _step(job: _Job, latents: Latents, mixture: Mixture, out: Path) -> list[tuple[str, float]]:
+    """One optimizer step; returns (task, loss) of this process's triplets, without those whose loss is no number."""
     for group in job.engine.optimizer.param_groups:
         group["lr"] = engine.learning_rate(job.run, job.step)
     generator = torch.Generator().manual_seed(hash((job.run.seed, job.step, job.rank)) & 0x7FFFFFFF)
     first, size = job.step * job.run.optim.batch_size, job.run.optim.batch_size
     numbers = mixture.draws(range(first, first + size))[job.rank :: job.world]
     told: list[tuple[str, float]] = []
+    bad: list[int] = []
+    left_out = False
     micro = job.engine.train_micro_batch_size_per_gpu()
     for start in range(0, len(numbers), micro):
         part = numbers[start : start + micro]
-        losses = job.engine(*latents.batch(part), job.null_tokens, generator)
+        source, target, text = latents.batch(part)
+        losses = job.engine(source, target, text, job.null_tokens, generator)
+        fine = bool(losses.isfinite().all())
+        if fine:
+            told += zip(latents.tasks[part].tolist(), losses.detach().tolist(), strict=True)
+        else:
+            bad += part
+        if engine.any_process(not fine):  # then nobody's part counts: DeepSpeed's processes step in time
+            blank = torch.zeros_like(source), torch.ones_like(target), text
+            losses, left_out = job.engine(*blank, job.null_tokens, generator) * 0.0, True
         job.engine.backward(losses.mean())
         job.engine.step()
-        told += zip(latents.tasks[part].tolist(), losses.detach().tolist(), strict=True)
-    job.ema.step(p for p in job.engine.module.parameters() if p.requires_grad)
+    job.ema.step(engine.held(job.engine))
+    job.bad = job.bad + 1 if left_out else 0
+    _leave_out(job, latents, bad, out)
     return told
+
+
+def _leave_out(job: _Job, latents: Latents, bad: list[int], out: Path) -> None:
+    """Say which triplets have a loss that is no number; too often in a row, keep them and stop."""
+    if not job.bad:
+        return
+    if bad:
+        log.warning("step %d: the loss is no number for some of triplets %s; they are left out", job.step + 1, bad)
+    if job.bad < job.run.optim.bad_steps:
+        return
+    kept = out / BAD.format(rank=job.rank)
+    if bad:
+        names = ("source", "target", "text")
+        batch = dict(zip(names, latents.batch(bad), strict=True)) | {"numbers": torch.tensor(bad)}
+        write_atomic(kept, save({name: tensor.contiguous() for name, tensor in batch.items()}))
+    what = f"triplets {bad}, kept in {kept}" if bad else "those of another process"
+    raise DataError(
+        f"the loss was no number in {job.bad} steps in a row, last in step {job.step + 1} ({what}); look at them, "
+        "or lower optim.learning_rate; the last checkpoint is as it was"
+    )
+
+
+def _check_weights(job: _Job) -> None:
+    """DataError if a weight is no number; then nothing is saved."""
+    if engine.any_process(not all(bool(average.isfinite().all()) for average in job.ema.shadow_params)):
+        raise DataError(
+            f"weights are no numbers after step {job.step}; the last checkpoint is as it was: lower optim.learning_rate"
+        )
+
+
+def _keep(job: _Job, out: Path) -> None:
+    """Save when it is time, and when told to stop; then stop."""
+    stop = job.stop.on_any()
+    if stop or job.step % job.run.checkpoint_every == 0:
+        _check_weights(job)
+        checkpoint.save(out / "checkpoints", job.engine, job.ema.shadow_params, job.step, job.seconds)
+    if stop:
+        raise Interrupted(f"told to stop after step {job.step} of {job.run.optim.steps}; the same command goes on")
 
 
 def _tell(job: _Job, sums: dict[str, list[float]], clock: Clock, report: Reporter, out: Path) -> None:
     if job.rank:
         return
     losses = {f"loss/{task}": float(np.mean(values)) for task, values in sorted(sums.items())}
-    losses["loss"] = float(np.mean([v for values in sums.values() for v in values]))
+    if everything := [v for values in sums.values() for v in values]:
+        losses["loss"] = float(np.mean(everything))
     losses["learning_rate"] = engine.learning_rate(job.run, job.step - 1)
     report.metrics(losses, job.step)
     text = clock.text(job.step, "triplets", job.run.optim.batch_size)
-    report.progress(job.step, job.run.optim.steps, f"loss {losses['loss']:.4f}, {text}")
+    report.progress(job.step, job.run.optim.steps, f"loss {losses.get('loss', float('nan')):.4f}, {text}")
     out.mkdir(parents=True, exist_ok=True)
     with (out / CURVE).open("a") as file:
         file.write(json.dumps({"step": job.step, **losses}) + "\n")
 
 
 def _finish(job: _Job, nets: Model, out: Path, count: int) -> Path:
-    job.ema.copy_to(p for p in job.engine.module.parameters() if p.requires_grad)
+    _check_weights(job)
+    job.ema.copy_to(engine.held(job.engine))
+    engine.gather(job.engine)
     if job.rank == 0:
         if job.run.lora.rank:
             lora.save(nets.unet, out / ADAPTER)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from instructdiffusion.model.config import parse
-from instructdiffusion.model.errors import InstructDiffusionError
+from instructdiffusion.model.errors import InstructDiffusionError, from_system
 from instructdiffusion.model.report import Lines, Silent
 
 
@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
             given.out,
             Lines() if first else Silent(),
         )
-    except InstructDiffusionError as error:
+    except (InstructDiffusionError, OSError) as caught:
+        error = from_system(caught) if isinstance(caught, OSError) else caught
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return 0
