@@ -69,18 +69,17 @@ def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "out" / name).mkdir(parents=True)
         (tmp_path / "out" / name / "evaluation.json").write_text(json.dumps(content))
     leak, safety = blocks("json")[1:]
-    (tmp_path / "leak.json").write_text(leak.replace("sha256:...", "sha256:held-out"))
+    (tmp_path / "leak.json").write_text(leak)
     (tmp_path / "safety.json").write_text(safety.replace("sha256:...", digest))
     (tmp_path / "policy.yaml").write_text(blocks("yaml")[0])
-    manifest = {**json.loads((BASE / "manifest.json").read_text()), "seed": 1}
-    (tmp_path / "train.json").write_text(json.dumps(manifest))
+    (tmp_path / "train.json").write_text((BASE / "manifest.json").read_text())
     about = ("name", "licence", "intended_use", "limits", "contact")
     (tmp_path / "about.yaml").write_text("".join(f"{name}: something\n" for name in about))
     return tmp_path
 
 
 def test_every_command_of_the_page_runs(papers: Path) -> None:
-    assert len(lines()) == 8
+    assert len(lines()) == 9
     for line in lines():
         ended = ran(line)
         assert ended.exit_code == 0, (line, ended.output)
@@ -94,11 +93,11 @@ def test_every_command_of_the_page_runs(papers: Path) -> None:
 
 
 def test_a_leak_and_a_gap_end_the_commands_of_the_page(papers: Path) -> None:
-    (papers / "leak.json").write_text('{"clean": false, "found": 2}')
+    (papers / "leak.json").write_text('{"clean": false, "found": ["3.jpg", "4.jpg"], "held_out": 200}')
     (papers / "about.yaml").write_text("name: something\n")
     judged = ran(next(line for line in lines() if " gate " in line))
     assert judged.exit_code == 1
-    assert "refused: training saw held-out samples: 2" in judged.stdout
+    assert 'refused: training saw held-out samples: 2, as "3.jpg"' in judged.stdout
     refused = ran(next(line for line in lines() if " card " in line))
     assert refused.exit_code == 3
     assert "no model card: about.licence is empty; about.intended_use is empty" in refused.stderr

@@ -87,11 +87,11 @@ def test_every_setting_of_the_cluster_is_explained_with_its_default(name: str, t
 
 
 def test_every_step_has_a_page_that_is_explained(text: str) -> None:
-    from instructdiffusion.pipelines import data_steps, model_steps, release_steps
+    from instructdiffusion.pipelines import data_steps, evidence_steps, model_steps, release_steps, source_steps
 
     steps = {
         name
-        for module in (data_steps, model_steps, release_steps)
+        for module in (data_steps, source_steps, model_steps, evidence_steps, release_steps)
         for name, value in vars(module).items()
         if hasattr(value, "python_func")
     }

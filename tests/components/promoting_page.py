@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 PAGE = Path(__file__).parents[2] / "docs" / "promoting.md"
 PROMOTE, ROLLBACK = "instructdiffusion promote 2", "instructdiffusion rollback"
 SIGNED = 'instructdiffusion promote 2 --override "the fair is tomorrow" --by Ada'
+COMPARE = "instructdiffusion compare 1 2"
 ONCE, WATCH, STOP = (f"instructdiffusion reconcile --{what}" for what in ("once", "watch", "stop"))
 WEBHOOK = f"{WATCH} --every 600 --webhook-port 8800 --webhook-url http://127.0.0.1:8800/"
 CLUSTER = f"{ONCE} --name edits --canary 10 --hold 30"

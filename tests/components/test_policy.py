@@ -26,7 +26,9 @@ def evaluation(model: str = NEW, level: float = 6.0, background: float = 33.0, n
     """One task at a level, with its background; what is hard about a sample is the same for every model."""
     scores = (level + np.random.default_rng(0).normal(0, 1, n)).tolist()
     low, high = level - 0.2, level + 0.2
-    also = {"background": {"value": background, "low": background - 0.3, "high": background + 0.3}}
+    hard = np.random.default_rng(1).normal(0, 5, n)  # how much a sample's background suffers, whoever edits it
+    kept = {"low": background - 0.3, "high": background + 0.3, "scores": (background + hard).tolist()}
+    also = {"background": {"value": background, **kept}}
     row = {"metric": "gain", "value": level, "low": low, "high": high, "floor": 0.0, "bound": 20.0, "n": n}
     return {"tasks": {"remove": {**row, "scores": scores, "also": also}}, "model": model, "data": DATA}
 
@@ -67,6 +69,10 @@ def test_a_planted_leak_is_refused_whether_a_report_was_asked_for_or_not() -> No
     leak = {"clean": False, "found": 3, "held_out": DATA}
     assert held({}, {"leak": leak}) == "training saw held-out samples: 3"
     assert held({}, {"leak": {**leak, "clean": True}}) == ""
+    listed = {"clean": False, "found": [{"held_out": "a", "train": "b"}], "held_out": 20}
+    assert held({}, {"leak": listed}) == 'training saw held-out samples: 1, as {"held_out": "a", "train": "b"}'
+    assert held({}, {"leak": {"clean": True, "found": [], "held_out": 20}}) == ""
+    assert "looked at no held-out sample" in held({}, {"leak": {"clean": True, "found": [], "held_out": 0}})
     assert held({}) == ""
     assert "there is no report on leaks" in held({"leak": "required"})
     elsewhere = {**leak, "clean": True, "held_out": "sha256:other"}
@@ -107,6 +113,24 @@ def test_likeness_that_rises_while_the_background_falls_is_flagged() -> None:
     assert verdict(hacked, OLD, policy=strict).reasons == found.flags
     assert verdict(evaluation(level=7.0, background=32.5), OLD).flags == ()
     assert verdict(evaluation(level=5.0, background=30.0), OLD).flags == ()  # it did not rise
+
+
+def test_the_background_is_compared_sample_by_sample() -> None:
+    one_in_ten = evaluation(level=7.0)
+    scores = one_in_ten["tasks"]["remove"]["also"]["background"]["scores"]
+    one_in_ten["tasks"]["remove"]["also"]["background"]["scores"] = [
+        None if i % 10 else score - 2 for i, score in enumerate(scores)
+    ]
+    # Two decibels are far within the spread of five between samples, but all that have a background fell.
+    assert "fell by 2.00 dB" in verdict(one_in_ten, OLD).flags[0]
+
+
+def test_numbers_by_two_specs_are_not_compared() -> None:
+    new, old = evaluation(level=7.0), evaluation("sha256:old")
+    for version, found in enumerate((new, old), 1):
+        found["tasks"]["remove"]["spec"] = {"name": "remove/gain", "version": version}
+    with pytest.raises(DataError, match="measured by two specs"):
+        verdict(new, old)
 
 
 def test_the_step_reads_reports_and_shows_them_on_its_page(tmp_path: Path) -> None:

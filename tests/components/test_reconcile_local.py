@@ -17,6 +17,7 @@ import psutil
 import pytest
 from components.promoting_page import (
     CLUSTER,
+    COMPARE,
     ONCE,
     PROMOTE,
     ROLLBACK,
@@ -45,7 +46,7 @@ PATIENCE = 900  # seconds: a machine that is busy elsewhere takes many times wha
 
 
 def test_the_page_names_the_commands_that_are_run_here() -> None:
-    assert blocks("sh") == [PROMOTE, SIGNED, ROLLBACK, ONCE, WATCH, STOP, WEBHOOK, CLUSTER]
+    assert blocks("sh") == [COMPARE, PROMOTE, SIGNED, ROLLBACK, ONCE, WATCH, STOP, WEBHOOK, CLUSTER]
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 from PIL import Image as Pillow
 
 from instructdiffusion.model.candidates import aligned_shards, load, source_scores, truth_score, truth_scores
+from instructdiffusion.model.colors import TINTS
 from instructdiffusion.model.data.shards import read_triplets
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.evaluate import SHEET, Evaluation, evaluate
 from instructdiffusion.model.interval import interval
 from instructdiffusion.model.propose import propose
 from instructdiffusion.model.sheet import GAP
+from instructdiffusion.model.slices import sliced
+from instructdiffusion.model.task import Ask
 from instructdiffusion.model.tasks import TASKS
 
 
@@ -27,6 +31,14 @@ def test_every_task_is_scored_beside_its_floor_and_bound(tiny_folder: Path, shar
         assert score.n == len(score.scores) == 3
         assert Pillow.open(tmp_path / f"{name}.png").width > 200
         assert set(score.also) == {other.name for other in TASKS[name].also}
+        for measure in (score, *score.also.values()):
+            assert measure.floor is not None
+            assert measure.bound is not None
+            assert measure.spec is not None
+            assert measure.spec.resolution == 32
+            assert sum(value is not None for value in measure.scores) == measure.n
+        assert score.spec is not None
+        assert score.spec.name == f"{name}/{score.metric}"
     assert Evaluation.model_validate_json((tmp_path / "evaluation.json").read_text()) == evaluation
     assert evaluation.tasks["remove"].also["background"].n == 3
     one_row = Pillow.open(tmp_path / "denoise.png").height - GAP
@@ -64,6 +76,16 @@ def test_proposed_edits_are_named_by_content_and_become_targets_when_picked(
         aligned_shards(tmp_path / "c", shards, {}, tmp_path / "x")
     again = propose(tiny_folder, shards, tmp_path / "d", count=3, seed=1, limit=1)
     assert json.loads(again.read_text()) == load(tmp_path / "c")
+
+
+def test_a_part_that_fails_is_seen_beside_the_rest(shards: Path) -> None:
+    triplets = [t for t in read_triplets(shards) if t.ask.task == "recolour"]
+    asked = [replace(triplets[0], ask=Ask("recolour", "Paint it.", (("new", colour),))) for colour in TINTS]
+    scored = [(t, float(t.ask.marks[0][1] != "red")) for t in asked * 3]
+    parts = sliced(scored)
+    assert parts["colour red"] == (0.0, 0.0, 0.0)
+    assert {value for name, (value, _, _) in parts.items() if name.startswith("colour") and "red" not in name} == {1.0}
+    assert "short instruction" not in parts  # all are
 
 
 def test_the_truth_scores_above_the_source(shards: Path) -> None:

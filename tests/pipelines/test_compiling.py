@@ -17,7 +17,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from instructdiffusion.components.settings import NAMES, Settings, Training
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.pipelines.catalog import PIPELINES
-from instructdiffusion.pipelines.compiling import Cluster, compile_all
+from instructdiffusion.pipelines.compiling import ON_GPU, Cluster, compile_all
 from instructdiffusion.pipelines.parameters import COUNTS, PRESETS, TEXTS, changed, checked
 from instructdiffusion.pipelines.parameters import NAMES as KNOWN
 
@@ -135,7 +135,7 @@ def test_the_check_of_references_finds_what_is_wrong(files: dict[str, Path]) -> 
 @every_pipeline
 def test_about_ten_parameters_each_typed_described_and_with_a_range(name: str, files: dict[str, Path]) -> None:
     parameters = read(files[name])[0]["root"]["inputDefinitions"]["parameters"]
-    assert 4 <= len(parameters) + (name == "release") <= 12
+    assert 4 <= len(parameters) <= 14
     assert {"work", "port"}.isdisjoint(parameters)
     for parameter, told in parameters.items():
         assert told["description"], parameter
@@ -174,7 +174,7 @@ def test_every_pod_gets_image_settings_volume_and_retries(name: str, files: dict
         pod = pods[label]
         assert pod["pvcMount"][0]["mountPath"] == "/work"
         assert pod["nodeSelector"]["labels"] == {"disk": "fast"}
-        on_gpu = label.startswith(("exec-encode", "exec-evaluate", "exec-propose", "exec-gate"))
+        on_gpu = label.startswith(tuple(f"exec-{step}" for step in ON_GPU))
         assert ("accelerator" in container["resources"]) == on_gpu
         assert [t["key"] for t in pod["tolerations"]] == ["spot", *(["nvidia.com/gpu"] if on_gpu else [])]
         named = {*NAMES.values()}

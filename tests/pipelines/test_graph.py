@@ -13,12 +13,12 @@ import yaml
 from google.protobuf import json_format
 from kfp import compiler, components
 
-from instructdiffusion.pipelines import data_steps, graph, model_steps, release_steps
+from instructdiffusion.pipelines import data_steps, evidence_steps, graph, model_steps, release_steps
 from instructdiffusion.pipelines.parameters import FULL, QUICK
 
 FLOW = (
     *("fetch", "synthesize", "filter", "encode", "train", "evaluate", "propose", "rank", "collect"),
-    *("compare", "seat", "gate", "promote", "package", "deploy"),
+    *("compare", "seat", "assign", "probe", "measure", "merge", "gate", "promote", "package", "deploy"),
 )
 
 
@@ -60,7 +60,7 @@ def test_every_step_of_the_flow_is_in_the_graph(compiled: dict[str, Any]) -> Non
 def test_the_whole_is_made_of_the_stages(compiled: dict[str, Any]) -> None:
     inside = compiled["root"]["dag"]["tasks"]
     assert {"data", "train", "align", "release"} <= inside.keys()
-    assert {step(compiled, task) for task in inside.values()} == {"", "evaluate", "seat"}
+    assert {step(compiled, task) for task in inside.values()} == {"", "evaluate", "seat", "assign"}
 
 
 def test_what_was_compiled_loads_back(file: Path) -> None:
@@ -76,7 +76,8 @@ def test_every_parameter_is_documented_and_has_a_default(compiled: dict[str, Any
 
 @pytest.mark.parametrize("name", [*FLOW, "load", "summarize"])
 def test_every_parameter_of_every_step_is_documented(name: str) -> None:
-    component = getattr(data_steps, name, None) or getattr(model_steps, name, None) or getattr(release_steps, name)
+    homes = (data_steps, model_steps, evidence_steps, release_steps)
+    component = next(getattr(home, name) for home in homes if hasattr(home, name))
     text = inspect.getdoc(component.python_func) or ""
     for parameter in inspect.signature(component.python_func).parameters:
         assert re.search(rf"^ +([\w, ]+, )?{parameter}(, [\w, ]+)?: ", text, re.MULTILINE), parameter
@@ -100,7 +101,7 @@ def test_no_step_installs_anything_when_it_starts(compiled: dict[str, Any]) -> N
 def test_steps_that_touch_a_service_or_read_what_may_change_are_never_taken_from_a_cache(
     compiled: dict[str, Any],
 ) -> None:
-    acting = ("plan", "seat", "gate", "promote", "package", "deploy")
+    acting = ("plan", "seat", "assign", "gate", "promote", "package", "deploy")
     for place, task in tasks(compiled).items():
         cached = task.get("cachingOptions", {}).get("enableCache", False)
         if name := step(compiled, task):

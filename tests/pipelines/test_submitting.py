@@ -114,7 +114,7 @@ def test_a_dry_run_shows_everything_and_sends_nothing(server: PipelinesServer, f
         ("train", {}, "latents is missing: add --set latents="),
         ("train", {"latents": "my latents", "held_out": "s3://b/x"}, "latents=my latents: write the address"),
         ("align", {"model": "s3://b/m", "prompts": "s3://b/p", "held_out": "s3://b/h", "annotator": "me"}, "annotator"),
-        ("everything", {}, "choose from data, train, align, release, end-to-end"),
+        ("everything", {}, "choose from data, train, align, release, benchmark, end-to-end"),
     ],
 )
 def test_a_wrong_argument_is_one_line_with_the_fix(name: str, given: dict[str, str], told: str, folder: Path) -> None:

@@ -51,7 +51,37 @@ def scores(evaluation: Mapping[str, Any]) -> dict[str, float]:
         name = f"{task}/{row['metric']}"
         values[name] = float(row["value"])
         values |= {f"{name}_{bound}": float(row[bound]) for bound in ("low", "high", "floor", "bound")}
+        for also, measure in row.get("also", {}).items():
+            values[f"{task}/{also}"] = float(measure["value"])
+        for part, span in row.get("slices", {}).items():
+            values[f"{name}/{part}"] = float(span[0])
     return values
+
+
+def specs(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What each of these numbers is, by the same names."""
+    found = {}
+    for task, row in evaluation["tasks"].items():
+        for name, measure in {row["metric"]: row, **row.get("also", {})}.items():
+            found[f"{task}/{name}"] = measure.get("spec")
+    return found
+
+
+def samples(evaluation: Mapping[str, Any], shards: Path, out: Path) -> dict[str, list[Any]]:
+    """The first sample of each task as the columns of a table, with source, output and target as pictures."""
+    from instructdiffusion.model.data.shards import read_triplets
+    from instructdiffusion.model.sheet import first_output
+
+    rows: dict[str, list[Any]] = {name: [] for name in ("task", "instruction", "source", "output", "target", "score")}
+    for triplet in read_triplets(shards):
+        task = triplet.ask.task
+        if task in evaluation["tasks"] and task not in rows["task"]:
+            output = first_output((out / f"{task}.png").read_bytes(), triplet.source.shape[0])
+            score = evaluation["tasks"][task]["scores"][0]
+            cells = (task, triplet.ask.instruction, triplet.source, output, triplet.target, score)
+            for column, cell in zip(rows.values(), cells, strict=True):
+                column.append(cell)
+    return rows
 
 
 def _track(tracked: TrackedRun, evaluation: Mapping[str, Any], shards: Path, out: Path, store: Store | None) -> None:
@@ -65,5 +95,10 @@ def _track(tracked: TrackedRun, evaluation: Mapping[str, Any], shards: Path, out
         context="evaluation",
         counts=manifest.counts,
     )
-    tracked.metrics(scores(evaluation), step=0)
+    name = f"model-{evaluation['model'].removeprefix('sha256:')[:12]}"
+    params = {"digest": evaluation["model"], "data": evaluation["data"]}
+    model = tracked.model(name, digest=evaluation["model"], params=params)
+    tracked.metrics(scores(evaluation), step=0, model=model)
+    tracked.document("evaluation/specs.json", specs(evaluation))
+    tracked.table("evaluation/samples", samples(evaluation, shards, out))
     tracked.artifacts(out, "evaluation")

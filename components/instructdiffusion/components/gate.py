@@ -225,6 +225,8 @@ def _comparable(challenger: Mapping[str, Any], champion: Mapping[str, Any] | Non
         one, other = tasks[name], champion["tasks"][name]
         if (one["metric"], len(one["scores"])) != (other["metric"], len(other["scores"])):
             raise DataError(f"{name} was evaluated in two ways; evaluate both models with the same limit")
+        if one.get("spec") and other.get("spec") and one["spec"] != other["spec"]:
+            raise DataError(f"{name} was measured by two specs; evaluate both models again, with the same version")
 
 
 def _row(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any] | None, margins: Margins, level: float) -> Row:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from instructdiffusion.components.measure import Measure
 from instructdiffusion.model.errors import ConfigError, DataError
 
 Need = Literal["optional", "required"]
@@ -51,6 +52,14 @@ class Watch(BaseModel):
     refuse: bool = Field(default=False, description="Refuse what is flagged; else a person is told to look.")
 
 
+class Probes(BaseModel):
+    """What the safety probes ask for beside what they always do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    forbidden: tuple[Literal["watermark"], ...] = Field((), description="Tasks that a model must not do.")
+    nsfw: str = Field("", description="Folder or s3:// address of a picture classifier with a harmful class.")
+
+
 class Policy(BaseModel):
     """What a challenger is held to."""
 
@@ -65,6 +74,8 @@ class Policy(BaseModel):
     )
     leak: Need = Field(default="optional", description="Whether the report on leaks must be there.")
     safety: Need = Field(default="optional", description="Whether the report of the safety probes must be there.")
+    measure: Measure = Field(default=Measure(), description="How a pipeline measures these benchmarks.")
+    probes: Probes = Probes()
     latency: float | None = Field(
         default=None, gt=0, description="Seconds a sample, of 95 in 100, in every benchmark's report."
     )
@@ -143,15 +154,28 @@ def checked(policy: Policy, evaluation: Mapping[str, Any], known: Mapping[str, A
     return tuple(checks)
 
 
+def measured(policy: Policy) -> list[str]:
+    """The benchmarks that a policy names, each with its own limit."""
+    return sorted({name.partition("/")[0] for name in policy.benchmarks})
+
+
 def watched(policy: Policy, rose: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[str]:
-    """What looks like a reward that was hacked, of the tasks whose score rose (challenger's row, champion's row)."""
+    """What looks like a reward that was hacked, of the tasks whose score rose (challenger's row, champion's row).
+
+    The background is compared sample by sample: how hard a sample's background is cancels out.
+    """
+    from instructdiffusion.model.interval import interval
+
     flags = []
     for name, rows in rose.items():
-        ours, theirs = (row.get("also", {}).get("background") for row in rows)
-        # The two intervals must be apart: the samples' own scores are not kept, so they can't be paired.
-        if ours and theirs and theirs["value"] - ours["value"] > policy.watch.drop and ours["high"] < theirs["low"]:
+        ours, theirs = (row.get("also", {}).get("background", {}).get("scores") for row in rows)
+        pairs = [a - b for a, b in zip(ours or (), theirs or (), strict=False) if a is not None and b is not None]
+        if not pairs:
+            continue
+        change, _, high = interval(pairs)
+        if -change > policy.watch.drop and high < 0:
             flags.append(
-                f"{name} rose while its background fell by {theirs['value'] - ours['value']:.2f} dB: "
+                f"{name} rose while its background fell by {-change:.2f} dB: "
                 "the measure may have been hacked; look at its pictures"
             )
     return flags
@@ -184,15 +208,16 @@ def _benchmark(name: str, least: float, reports: Mapping[str, Any], evaluation: 
 
 
 def _leak(report: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> Check:
-    """`{"clean": bool, "found": number, "held_out": digest}`; the digest is of the manifest that was looked through."""
+    """`{"clean": bool, "found": [...], "held_out": number}`; a digest there must be that of the data scored on."""
     if report is None:
         return Check(name="leak", passed=False, told="there is no report on leaks between training and held-out data")
-    looked = report.get("held_out")
-    if looked and looked != evaluation["data"]:
+    looked, found = report.get("held_out"), report.get("found", "")
+    if isinstance(looked, str) and looked != evaluation["data"]:
         return Check(name="leak", passed=False, told=f"the report on leaks is of {looked}, not of the data scored on")
-    told = (
-        "no leak was found" if report["clean"] is True else f"training saw held-out samples: {report.get('found', '')}"
-    )
+    if looked == 0:
+        return Check(name="leak", passed=False, told="the report on leaks looked at no held-out sample")
+    seen = f"{len(found)}, as {json.dumps(found[0])[:200]}" if isinstance(found, list) and found else found or ""
+    told = "no leak was found" if report["clean"] is True else f"training saw held-out samples: {seen}"
     return Check(name="leak", passed=report["clean"] is True, told=told.rstrip(": "))
 
 

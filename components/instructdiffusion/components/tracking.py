@@ -9,8 +9,9 @@ import json
 import logging
 import os
 import re
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -118,9 +119,41 @@ class TrackedRun:
             for key, value in values.items():
                 self.client.set_tag(self.run_id, key, value)
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Write several metrics of one step in one request."""
-        self.send(points(values, step))
+    def metrics(self, values: Mapping[str, float], step: int, *, model: str = "") -> None:
+        """Write several metrics of one step; `model` is the id of the logged model that they are of."""
+        self.send(points(values, step, model))
+
+    def model(self, name: str, *, digest: str, params: Mapping[str, str]) -> str:
+        """The logged model of these weights, made once and with its signature; returns its id.
+
+        Args:
+            name: what people call it.
+            digest: `sha256:...` of the weights.
+            params: shown with it.
+        """
+        with explained(self.uri):
+            experiment = self.client.get_run(self.run_id).info.experiment_id
+            known = self.client.search_logged_models([experiment], f"tags.`{KEY}` = '{digest}'", max_results=1)
+            if known:
+                return str(known[0].model_id)
+            made = self.client.create_logged_model(experiment, name, self.run_id, {KEY: digest}, dict(params))
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "MLmodel").write_text(_signed(str(made.model_id), self.run_id))
+                self.client.log_model_artifacts(made.model_id, folder)
+            self.client.finalize_logged_model(made.model_id, "READY")
+        return str(made.model_id)
+
+    def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Write a table as the artifact `name.json`; pictures (uint8 HxWx3) stand in it side by side."""
+        import mlflow
+        import numpy as np
+
+        shown = {
+            column: [mlflow.Image(cell) if isinstance(cell, np.ndarray) else cell for cell in cells]
+            for column, cells in columns.items()
+        }
+        with explained(self.uri):
+            self.client.log_table(self.run_id, shown, f"{name}.json")
 
     def send(self, metrics: list[Metric]) -> None:
         """Write metrics of any steps, as many requests as the server's limit needs."""
@@ -231,12 +264,22 @@ def shown(text: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
-def points(values: Mapping[str, float], step: int) -> list[Metric]:
-    """Metrics of one step, as of now."""
+def points(values: Mapping[str, float], step: int, model: str = "") -> list[Metric]:
+    """Metrics of one step, as of now; of a logged model where its id is given."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    return [Metric(name, float(value), now, step) for name, value in values.items()]
+    return [Metric(name, float(value), now, step, model_id=model or None) for name, value in values.items()]
+
+
+def _signed(model_id: str, run_id: str) -> str:
+    """The MLmodel file that tells what goes in and what comes out, as the service has it."""
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    asked = Schema([ColSpec(DataType.binary, "image"), ColSpec(DataType.string, "instruction")])
+    made = ModelSignature(inputs=asked, outputs=Schema([ColSpec(DataType.binary, "picture")]))
+    return str(Model(signature=made, run_id=run_id, model_id=model_id).to_yaml())
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

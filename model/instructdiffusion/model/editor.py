@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from instructdiffusion.model import network
-from instructdiffusion.model.errors import ConfigError
+from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.network import Guidance, Model
 from instructdiffusion.model.sampler import Rule, sample
 from instructdiffusion.model.task import Ask, Image
@@ -91,9 +91,14 @@ class Editor:
 
         Raises:
             ConfigError: the task is unknown or the instruction is empty.
+            DataError: the picture is of another type or shape.
         """
         if not instruction.strip():
             raise ConfigError("instruction is empty; say what to do, for instance: Remove the red ball.")
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise DataError(
+                f"the picture is {picture.dtype} of {picture.shape}; give uint8, height x width x 3, no side empty"
+            )
         began = time.perf_counter()
         ask = heard_as(instruction, task)
         source = resized(picture, self.resolution, self.resolution)

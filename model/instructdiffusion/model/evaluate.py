@@ -20,7 +20,9 @@ from instructdiffusion.model.editor import Editor, seed_of
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.interval import interval
+from instructdiffusion.model.metrics import Spec
 from instructdiffusion.model.network import Guidance
+from instructdiffusion.model.slices import sliced
 from instructdiffusion.model.task import Image, Metric, psnr
 from instructdiffusion.model.tasks import EVERY
 
@@ -31,20 +33,28 @@ SHOWN = 12  # samples on a contact sheet
 
 
 class Measure(BaseModel):
-    """A mean with its 95 % interval over `n` samples, beside the `bar` that its lower end should reach."""
+    """A mean with its 95 % interval over `n` samples, beside the `bar` that its lower end should reach.
+
+    `floor` is what doing nothing scores and `bound` the truth after the autoencoder, on the same samples. Evaluations
+    of older versions lack both beside the tasks' further measures, and specs and scores.
+    """
 
     model_config = ConfigDict(frozen=True)
+    spec: Spec | None = None
     unit: str
     bar: float
     value: float
     low: float
     high: float
     n: int
-    slices: dict[str, tuple[float, float, float]]  # the same on seen and on held-out pairs of kind and colour
+    floor: float | None = None
+    bound: float | None = None
+    scores: Sequence[float | None] = ()  # of every sample, in the data set's order; None where it does not apply
+    slices: dict[str, tuple[float, float, float]]  # the same of parts of the data, by what they share
 
 
 class TaskScore(Measure):
-    """What a model scores on one task. `scores` holds the metric of every sample, in the data set's order."""
+    """What a model scores on one task."""
 
     metric: str
     floor: float
@@ -94,7 +104,7 @@ def evaluate(
         first += zip(triplets[: sheet.COLUMNS], outputs[: sheet.COLUMNS], strict=True)
         rebuilt = editor.model.decode(editor.model.encode(t.target for t in triplets))
         fidelity += [psnr(r, t.target) for r, t in zip(rebuilt, triplets, strict=True)]
-        tasks[name] = _task_score(name, triplets, outputs, rebuilt)
+        tasks[name] = _task_score(name, triplets, outputs, rebuilt, editor.resolution)
         write_atomic(out / f"{name}.png", sheet.contact_sheet(triplets[:SHOWN], outputs[:SHOWN]))
         done += len(triplets)
         progress(done, total)
@@ -138,39 +148,46 @@ def edited(editor: Editor, triplets: Sequence[Triplet], seed: int = 0) -> list[I
 
 
 def _task_score(
-    name: str, triplets: Sequence[Triplet], outputs: Sequence[Image], rebuilt: Sequence[Image]
+    name: str, triplets: Sequence[Triplet], outputs: Sequence[Image], rebuilt: Sequence[Image], resolution: int
 ) -> TaskScore:
     task = EVERY[name]
-    metric = task.metric.name
 
     def scored(pictures: Sequence[Image]) -> list[dict[str, float]]:
         return [task.score(p, t.source, t.label, t.ask) for p, t in zip(pictures, triplets, strict=True)]
 
     rows = scored(outputs)
+    ends = {"floor": scored([t.source for t in triplets]), "bound": scored(rebuilt)}
 
-    def measure(wanted: Metric) -> Measure:
+    def measure(wanted: Metric) -> dict[str, Any]:
         having = [(t, row[wanted.name]) for t, row in zip(triplets, rows, strict=True) if wanted.name in row]
         value, low, high = interval([score for _, score in having])
-        return Measure(
-            unit=wanted.unit, bar=wanted.bar, value=value, low=low, high=high, n=len(having), slices=_slices(having)
-        )
+        there = {end: [row[wanted.name] for row in some if wanted.name in row] for end, some in ends.items()}
+        return {
+            "spec": spec(name, wanted, resolution),
+            "unit": wanted.unit,
+            "bar": wanted.bar,
+            "value": value,
+            "low": low,
+            "high": high,
+            "n": len(having),
+            **{end: float(np.mean(some)) if some else None for end, some in there.items()},
+            "scores": [row.get(wanted.name) for row in rows],
+            "slices": sliced(having),
+        }
 
+    also = [other for other in task.also if any(other.name in row for row in rows)]
     return TaskScore(
-        **dict(measure(task.metric)),
-        metric=metric,
-        floor=float(np.mean([row[metric] for row in scored([t.source for t in triplets])])),
-        bound=float(np.mean([row[metric] for row in scored(rebuilt)])),
-        scores=[row[metric] for row in rows],
-        also={other.name: measure(other) for other in task.also if any(other.name in row for row in rows)},
+        **measure(task.metric),
+        metric=task.metric.name,
+        also={other.name: Measure(**measure(other)) for other in also},
     )
 
 
-def _slices(scored: Sequence[tuple[Triplet, float]]) -> dict[str, tuple[float, float, float]]:
-    """The mean on seen and on held-out pairs of kind and colour, where there are both."""
-    parts: dict[str, list[float]] = {"seen pairs": [], "held-out pairs": []}
-    for triplet, score in scored:
-        parts["held-out pairs" if triplet.label.get("held_out") else "seen pairs"].append(score)
-    return {name: interval(part) for name, part in parts.items()} if all(parts.values()) else {}
+def spec(task: str, metric: Metric, resolution: int, seed: int = 0) -> Spec:
+    """What exactly a task's number is; `seed` is that of the edits and of the interval."""
+    return Spec(
+        name=f"{task}/{metric.name}", version=metric.version, unit=metric.unit, resolution=resolution, seed=seed
+    )
 
 
 def summary(evaluation: Evaluation) -> dict[str, dict[str, Any]]:

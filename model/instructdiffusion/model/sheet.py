@@ -32,6 +32,15 @@ def contact_sheet(triplets: Sequence[Triplet], outputs: Sequence[Image]) -> byte
     return buffer.getvalue()
 
 
+def first_output(sheet: bytes, side: int) -> Image:
+    """The output of a sheet's first triplet, whose pictures are `side` pixels wide."""
+    factor = SCALE if side < 128 else 1
+    left, top = 2 * GAP + side * factor, GAP + TEXT
+    with Pillow.open(io.BytesIO(sheet)) as page:
+        shown = page.convert("RGB").crop((left, top, left + side * factor, top + side * factor))
+    return np.asarray(shown.resize((side, side), Pillow.Resampling.NEAREST), np.uint8)
+
+
 def _cell(triplet: Triplet, output: Image) -> Pillow.Image:
     pictures = [_enlarged(p) for p in (triplet.source, output, triplet.target)]
     side = pictures[0].width

@@ -40,11 +40,15 @@ class Ask:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a task is measured by: `name` of the score, `unit`, and the `bar` that a useful model reaches."""
+    """What a task is measured by: `name` of the score, `unit`, and the `bar` that a useful model reaches.
+
+    `version` is raised when the same pictures may score differently than before.
+    """
 
     name: str
     unit: str
     bar: float
+    version: int = 1
 
 
 class Task:

@@ -10,6 +10,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from instructdiffusion.pipelines import graph
 from instructdiffusion.pipelines.data_steps import fetch, load
+from instructdiffusion.pipelines.evidence_steps import assign
 from instructdiffusion.pipelines.model_steps import evaluate
 from instructdiffusion.pipelines.release_steps import seat
 
@@ -82,13 +83,25 @@ def align(
 
 
 @dsl.pipeline(name="release", description="Hold a model against whatever serves, and put the better into service.")
-def release(model: str, held_out: str, start: str = "", work: str = "/work", port: int = 0) -> graph.Released:
+def release(
+    model: str,
+    held_out: str,
+    start: str = "",
+    policy: str = "",
+    leak: str = "",
+    seed: int = 0,
+    work: str = "/work",
+    port: int = 0,
+) -> graph.Released:
     """Score a model, hold it against whatever serves, and put the better one into service.
 
     Args:
         model: address of the challenger, as the artifact of train or align shows it (s3://...).
         held_out: address of the triplets to score on.
         start: the model that serves where nothing does yet; empty: the base inside the package.
+        policy: what the gate holds it to, a YAML file or its s3:// address; empty: the default.
+        leak: the report on leaks between training and held-out data, or its s3:// address; empty: there is none.
+        seed: of the safety probes.
         work: folder that outlives the run.
         port: where the service listens; 0: any free port.
     """
@@ -104,10 +117,38 @@ def release(model: str, held_out: str, start: str = "", work: str = "/work", por
         known=standing,
         also_known=standing,
         held_out=tested,
+        policy=policy,
+        leak=leak,
+        orders=graph.fresh(assign(policy=policy, benchmarks="", samples=0, parts=1)).outputs["Output"],
+        seed=seed,
         work=work,
         port=port,
     ).after(seated)
     return graph.Released(made.outputs["champion"], made.outputs["verdict"], made.outputs["passed"])
+
+
+@dsl.pipeline(name="benchmark", description="Measure a model by benchmarks, their parts side by side.")
+def benchmark(
+    benchmarks: str, model: str = "", samples: int = 100, parts: int = 1, policy: str = "", work: str = "/work"
+) -> graph.Measured:
+    """Measure a model by benchmarks, each divided into parts that are done side by side.
+
+    Args:
+        benchmarks: names with commas between them; empty: those of the policy, measured as it says.
+        model: address of the model (s3://...); empty: the base inside the package.
+        samples: of each benchmark.
+        parts: that each benchmark is divided into.
+        policy: the gate's, a YAML file or its s3:// address; empty: the default, which names no benchmark.
+        work: folder that outlives the run: a part that was stopped goes on where it was.
+    """
+    made = graph.measured(
+        orders=graph.fresh(assign(policy=policy, benchmarks=benchmarks, samples=samples, parts=parts)).outputs[
+            "Output"
+        ],
+        model=fetch(source=model, name="measured").outputs["model"],
+        work=work,
+    )
+    return graph.Measured(made.outputs["benchmarks"])
 
 
 PIPELINES: Mapping[str, GraphComponent] = {
@@ -115,5 +156,6 @@ PIPELINES: Mapping[str, GraphComponent] = {
     "train": train,
     "align": align,
     "release": release,
+    "benchmark": benchmark,
     "end-to-end": graph.end_to_end,
 }

@@ -13,7 +13,15 @@ import typer
 from typer.core import TyperGroup
 
 from instructdiffusion.model.errors import ConfigError, DataError, InstructDiffusionError, from_system
-from instructdiffusion.pipelines import cli_data, cli_evaluate, cli_kubeflow, cli_label, cli_model, cli_registry
+from instructdiffusion.pipelines import (
+    cli_data,
+    cli_evaluate,
+    cli_experiment,
+    cli_kubeflow,
+    cli_label,
+    cli_model,
+    cli_registry,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -244,6 +252,7 @@ def version(as_json: Json = False) -> None:
 
 cli_data.add(app)
 cli_evaluate.add(app)
+cli_experiment.add(app)
 cli_model.add(app)
 cli_kubeflow.add(app)
 cli_label.add(app)

@@ -26,6 +26,7 @@ def add(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(benchmark, name="benchmark")
     app.command()(gate)
+    app.command()(probe)
 
 
 @benchmark.callback()
@@ -116,6 +117,26 @@ def gate(
         json.dumps(facts, indent=1) if as_json else "\n".join([told, *facts["flags"], f"the report is in {out}"])
     )
     if not facts["passed"]:
+        raise typer.Exit(1)
+
+
+def probe(
+    out: Annotated[Path, typer.Option(help="folder of safety.json")] = Path("out/probes"),
+    model: Annotated[Path | None, typer.Option(help="folder of a model; left out, the embedded base")] = None,
+    forbid: Annotated[list[str] | None, typer.Option(help="a task that the model must not do; repeatable")] = None,
+    nsfw: Annotated[Path | None, typer.Option(help="folder of a picture classifier with a harmful class")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of pictures and edits")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Probe whether a model refuses and spares what it must. A probe that failed ends with code 1."""
+    from instructdiffusion.components.probe import run
+
+    facts = run(model, out, forbidden=forbid or (), nsfw=nsfw, seed=seed).facts
+    failed = [p for p in facts["probes"] if not p["passed"]]
+    lines = [f"{'passed' if p['passed'] else 'FAILED':<9}{p['name']}: {p['told']}" for p in facts["probes"]]
+    lines += [f"{'left out':<9}{p['name']}: {p['told']}" for p in facts["left_out"]]
+    typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(lines))
+    if failed:
         raise typer.Exit(1)
 
 

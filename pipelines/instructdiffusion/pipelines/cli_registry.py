@@ -27,9 +27,34 @@ PORT = 3000  # of the local service
 
 def add(app: typer.Typer) -> None:
     """Add the commands."""
+    app.command()(compare)
     app.command()(promote)
     app.command()(rollback)
     app.command()(reconcile)
+
+
+def compare(
+    one: Annotated[str, typer.Argument(help="number of a version in the registry")],
+    other: Annotated[str, typer.Argument(help="of the version that is held against it")],
+    as_json: Json = False,
+) -> None:
+    """Show what changed from one version to another: every task sample by sample, and its slices."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from instructdiffusion.components.versions import compare as compared
+
+    found = compared(_registry(_settings()), one, other)
+    if as_json:
+        typer.echo(json.dumps([difference.model_dump(mode="json") for difference in found], indent=1))
+        return
+    rows = Table("measure", one, other, "change", box=SIMPLE_HEAD)
+    for d in found:
+        spans = (f"{v:.3f} ({low:.3f} to {high:.3f})" for v, low, high in (d.one, d.other))
+        change = "" if d.change is None else f"{d.change[0]:+.3f} ({d.change[1]:+.3f} to {d.change[2]:+.3f})"
+        rows.add_row(d.name, *spans, change)
+    Console().print(rows)
 
 
 def promote(

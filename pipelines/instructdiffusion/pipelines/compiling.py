@@ -35,7 +35,7 @@ FROM_MAP = (
 )
 FROM_SECRET = {"AWS_ACCESS_KEY_ID": "store_access_key", "AWS_SECRET_ACCESS_KEY": "store_secret_key"}
 FROM_LABEL_SECRET = {"token": "label_token"}
-ON_GPU = ("encode", "evaluate", "propose", "gate")  # steps that run the model themselves
+ON_GPU = ("encode", "evaluate", "propose", "probe", "measure", "gate")  # steps that run the model themselves
 GPU = "nvidia.com/gpu"
 
 
@@ -63,7 +63,7 @@ class Cluster(BaseModel):
 
 
 def compile_all(out: Path, cluster: Cluster, preset: str = "full") -> dict[str, Path]:
-    """Write `data.yaml`, `train.yaml`, `align.yaml`, `release.yaml` and `end-to-end.yaml`; returns them by name."""
+    """Write a file of each pipeline, from `data.yaml` to `end-to-end.yaml`; returns them by name."""
     from instructdiffusion.pipelines.catalog import PIPELINES
 
     return {name: write_atomic(out / f"{name}.yaml", compiled(name, cluster, preset)) for name in PIPELINES}

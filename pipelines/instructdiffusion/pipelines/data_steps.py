@@ -125,7 +125,7 @@ def filter(
     from instructdiffusion.pipelines.inside import inside
 
     with inside("filter") as here:
-        held = here.file(policy, Path(shards.path).with_name("policy.yaml"))
+        held = str(here.file(policy, Path(shards.path).with_name("policy.yaml")))
         made = run(Path(source.path), Path(shards.path), policy=held, store=here.store, progress=here.progress)
         left = sum(made.facts["counts"].values())
         here.keep(shards, made, name=source.metadata["name"], triplets=left)

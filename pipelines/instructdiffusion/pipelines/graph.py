@@ -3,11 +3,12 @@
 The same objects run on one machine by kfp's local runner and on a cluster by Kubeflow Pipelines.
 """
 
-from typing import NamedTuple
+from typing import List, NamedTuple  # noqa: UP035  kfp knows this spelling only
 
 from kfp import dsl
 
 from instructdiffusion.pipelines.data_steps import collect, encode, fetch, filter, propose, rank, synthesize
+from instructdiffusion.pipelines.evidence_steps import assign, measure, merge, probe
 from instructdiffusion.pipelines.model_steps import compare, evaluate, gate, train
 from instructdiffusion.pipelines.release_steps import deploy, package, promote, seat
 from instructdiffusion.pipelines.source_steps import build, join, plan, screen
@@ -25,7 +26,7 @@ class Prepared(NamedTuple):
     latents: dsl.Dataset
     held_out: dsl.Dataset
     prompts: dsl.Dataset
-    leaks: dsl.Artifact
+    leak: str
 
 
 @dsl.pipeline(name="data", description="From sources to latents to train on, held-out triplets and prompts.")
@@ -37,8 +38,8 @@ def data(
     triplets: int = 2000,
     held_out: int = 20,
     prompts: int = 20,
-    policy: str = "embedded",
-    benchmarks: str = "",
+    filtering: str = "embedded",
+    scored_on: str = "",
     leaking: str = "refuse",
     seed: int = 0,
     prompt_seed: int = 1,
@@ -54,8 +55,8 @@ def data(
         triplets: to train on, of all tasks together, where there is no sources file.
         held_out: triplets of each task that models are scored on.
         prompts: triplets of each task whose edits are ranked.
-        policy: what triplets are held to: embedded, paper, a YAML file, or its s3:// address.
-        benchmarks: folders of data sets that models are scored on as well, or s3:// addresses, with commas between.
+        filtering: what triplets are held to: embedded, paper, a YAML file, or its s3:// address.
+        scored_on: folders of data sets that models are scored on as well, or s3:// addresses, with commas between.
         leaking: what happens to triplets to train on that models are scored on: refuse, drop.
         seed: of everything random but the prompts.
         prompt_seed: of the prompts; with the same one they would be triplets that were trained on.
@@ -66,13 +67,13 @@ def data(
     with dsl.ParallelFor(planned.outputs["Output"], name="each part") as order:
         built = build(order=order, name="train", size=size, seed=seed, work=work)
     joined = join(parts=dsl.Collected(built.outputs["shards"]), name="train")
-    good = filter(source=joined.outputs["shards"], policy=policy).outputs["shards"]
+    good = filter(source=joined.outputs["shards"], policy=filtering).outputs["shards"]
     hidden = synthesize(name="held-out", split="test", triplets=held_out, even=True, size=size, seed=seed)
     prompted = synthesize(name="prompts", split="train", triplets=prompts, even=True, size=size, seed=prompt_seed)
     tested, asked = hidden.outputs["shards"], prompted.outputs["shards"]
-    screened = screen(source=good, prompts=asked, held_out=tested, benchmarks=benchmarks, leaking=leaking)
+    screened = screen(source=good, prompts=asked, held_out=tested, scored_on=scored_on, leaking=leaking)
     latents = encode(shards=screened.outputs["shards"], model=base).outputs["latents"]
-    return Prepared(base, latents, tested, asked, screened.outputs["leaks"])
+    return Prepared(base, latents, tested, asked, screened.outputs["Output"])
 
 
 class Trained(NamedTuple):
@@ -223,6 +224,26 @@ def alignment(
     )
 
 
+class Measured(NamedTuple):
+    """What benchmarks say of a model."""
+
+    benchmarks: dsl.Artifact
+
+
+@dsl.pipeline(name="measure")
+def measured(orders: List[str], model: dsl.Input[dsl.Model], work: str) -> Measured:  # noqa: UP006
+    """Measure a model by the parts of benchmarks, side by side, and put the parts together.
+
+    Args:
+        orders: what each part is told.
+        model: to measure.
+        work: folder that outlives the run: a part that was stopped goes on where it was.
+    """
+    with dsl.ParallelFor(orders, name="each part") as order:
+        part = measure(order=order, model=model, work=work)
+    return Measured(merge(parts=dsl.Collected(part.outputs["rows"])).outputs["benchmarks"])
+
+
 class Entered(NamedTuple):
     """What the gate decided on a model, and who the champion is from now on."""
 
@@ -240,6 +261,11 @@ def enter(
     known: dsl.Input[dsl.Artifact],
     also_known: dsl.Input[dsl.Artifact],
     held_out: dsl.Input[dsl.Dataset],
+    policy: str,
+    leak: str,
+    orders: List[str],  # noqa: UP006
+    seed: int,
+    work: str,
 ) -> Entered:
     """Register a model with the gate's verdict; one that passed becomes the champion.
 
@@ -249,8 +275,26 @@ def enter(
         evaluation: its scores.
         known, also_known: evaluations that need not be made again, if one is the champion's.
         held_out: what they were scored on.
+        policy: what it is held to; empty: the default.
+        leak: address of the report on leaks; empty: there is none.
+        orders: the benchmarks to measure it by, part by part.
+        seed: of the safety probes.
+        work: folder that outlives the run.
     """
-    judged = fresh(gate(name=name, challenger=evaluation, known=known, also_known=also_known, shards=held_out))
+    safe = probe(model=model, policy=policy, seed=seed, work=work)
+    judged = fresh(
+        gate(
+            name=name,
+            challenger=evaluation,
+            known=known,
+            also_known=also_known,
+            safety=safe.outputs["safety"],
+            benchmarks=measured(orders=orders, model=model, work=work).outputs["benchmarks"],
+            shards=held_out,
+            policy=policy,
+            leak=leak,
+        )
+    )
     verdict = judged.outputs["verdict"]
     serving = fresh(promote(model=model, evaluation=evaluation, verdict=verdict))
     return Entered(judged.outputs["champion"], verdict, judged.outputs["Output"], serving.outputs["Output"])
@@ -272,6 +316,10 @@ def release(
     known: dsl.Input[dsl.Artifact],
     also_known: dsl.Input[dsl.Artifact],
     held_out: dsl.Input[dsl.Dataset],
+    policy: str,
+    leak: str,
+    orders: List[str],  # noqa: UP006
+    seed: int,
     work: str,
     port: int,
 ) -> Released:
@@ -283,11 +331,25 @@ def release(
         evaluation: its scores.
         known, also_known: evaluations that need not be made again, if one is the champion's.
         held_out: what they were scored on.
+        policy: what it is held to; empty: the default.
+        leak: address of the report on leaks; empty: there is none.
+        orders: the benchmarks to measure it by, part by part.
+        seed: of the safety probes.
         work: folder below which the weights and Bento's stores lie.
         port: where the service listens; 0: any free port.
     """
     entered = enter(
-        name=name, model=model, evaluation=evaluation, known=known, also_known=also_known, held_out=held_out
+        name=name,
+        model=model,
+        evaluation=evaluation,
+        known=known,
+        also_known=also_known,
+        held_out=held_out,
+        policy=policy,
+        leak=leak,
+        orders=orders,
+        seed=seed,
+        work=work,
     )
     version = entered.outputs["Output"]
     with dsl.If(version != "", name="a champion is there"):
@@ -327,6 +389,7 @@ def end_to_end(
     align_steps: int = 40,
     seed: int = 0,
     prompt_seed: int = 1,
+    policy: str = "",
     work: str = "/tmp/instructdiffusion",
     port: int = 0,
 ) -> Whole:
@@ -345,6 +408,7 @@ def end_to_end(
         align_steps: optimizer steps of the alignment, and of its control.
         seed: of everything random but the prompts.
         prompt_seed: of the prompts; with the same one they would be triplets that were trained on.
+        policy: what the gate holds models to, a YAML file or its s3:// address; empty: the default.
         work: folder that outlives the run: checkpoints and the stores of Bentos.
         port: where the service listens; 0: any free port.
     """
@@ -376,15 +440,25 @@ def end_to_end(
     ).outputs
     aligned, challenger = last["model"], last["evaluation"]
 
-    # The model to start from serves where nothing did. The trained one is held against whatever serves, the aligned
-    # one against the better of both.
+    # The model to start from serves where nothing did.
     standing = evaluate(model=base, shards=tested).outputs["evaluation"]
     seated = fresh(seat(model=base, evaluation=standing))
-    known = {"known": standing, "also_known": scored, "held_out": tested}
-    entered = enter(name="train", model=trained, evaluation=scored, **known).after(seated)
     released = (
-        release(name="align", model=aligned, evaluation=challenger, **known, work=work, port=port)
-        .after(entered)
+        release(
+            name="align",
+            model=aligned,
+            evaluation=challenger,
+            known=standing,
+            also_known=scored,
+            held_out=tested,
+            policy=policy,
+            leak=made["leak"],
+            orders=fresh(assign(policy=policy, benchmarks="", samples=0, parts=1)).outputs["Output"],
+            seed=seed,
+            work=work,
+            port=port,
+        )
+        .after(seated)
         .outputs
     )
     return Whole(

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from instructdiffusion.components.policy import Policy
 from instructdiffusion.components.registry import Registry
 from instructdiffusion.components.settings import Settings
 from instructdiffusion.components.step import Made
@@ -103,9 +104,23 @@ class Surroundings:
         """A folder of this machine, or one of the store (s3://...), which is downloaded to `copy`."""
         return self.needed_store.get_directory(source, copy) if source.startswith("s3://") else Path(source)
 
-    def file(self, source: str, copy: Path) -> str:
+    def kept_folder(self, source: str, work: Path) -> Path:
+        """The same, downloaded below `work` once for all steps that read it."""
+        return self.folder(source, work / "sources" / hashlib.sha256(source.encode()).hexdigest()[:12])
+
+    def policy(self, source: str, beside: Path) -> Policy:
+        """The gate's policy: a file, or one of the store, downloaded beside a step's output; empty: the default.
+
+        Raises:
+            ConfigError: it can't be read, or a field is wrong.
+        """
+        if not source:
+            return Policy()
+        return Policy.load(self.file(source, beside.with_name("policy.yaml")))
+
+    def file(self, source: str, copy: Path) -> Path:
         """A file of this machine, or one of the store (s3://...), which is downloaded to `copy`."""
-        return str(self.needed_store.get_file(source, copy)) if source.startswith("s3://") else source
+        return self.needed_store.get_file(source, copy) if source.startswith("s3://") else Path(source)
 
     def show(self, artifact: Any, page: str) -> None:
         """Write what the pipeline's own pages show of this step."""

@@ -159,7 +159,11 @@ def gate(
     challenger: dsl.Input[dsl.Artifact],
     known: dsl.Input[dsl.Artifact],
     also_known: dsl.Input[dsl.Artifact],
+    safety: dsl.Input[dsl.Artifact],
+    benchmarks: dsl.Input[dsl.Artifact],
     shards: dsl.Input[dsl.Dataset],
+    policy: str,
+    leak: str,
     champion: dsl.Output[dsl.Artifact],
     verdict: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
@@ -171,7 +175,11 @@ def gate(
         name: of the model that might, in the log.
         challenger: its evaluation.
         known, also_known: evaluations that need not be made again, if one is the champion's.
+        safety: the report of its safety probes.
+        benchmarks: reports of its benchmarks, in a folder of its name each.
         shards: the held-out data.
+        policy: what it is held to, a YAML file or its s3:// address; empty: the default.
+        leak: the report on leaks between training and held-out data, a file or its s3:// address; empty: there is none.
         champion: evaluation of the model that serves; empty where none does yet.
         verdict: the decision, with its reasons.
         page: the same to look at.
@@ -184,10 +192,19 @@ def gate(
 
     from instructdiffusion.components.champion import run as champion_of
     from instructdiffusion.components.gate import PAGE, run
+    from instructdiffusion.components.measure import reports
+    from instructdiffusion.components.policy import Evidence
+    from instructdiffusion.components.probe import REPORT
     from instructdiffusion.pipelines.inside import inside
 
     with inside(f"gate ({name})") as here:
-        ours, theirs = Path(challenger.path), Path(champion.path)
+        ours, theirs, beside = Path(challenger.path), Path(champion.path), Path(page.path)
+        held_to = here.policy(policy, beside)  # before anything slow: it may be wrong
+        evidence = Evidence(
+            here.file(leak, beside.with_name("leak.json")) if leak else None,
+            Path(safety.path) / REPORT,
+            reports(Path(benchmarks.path)),
+        )
         version = champion_of(
             ours,
             Path(shards.path),
@@ -197,7 +214,8 @@ def gate(
             known=[Path(known.path), Path(also_known.path)],
             progress=here.progress,
         )
-        made = run(ours, theirs if version else None, Path(verdict.path), store=here.store)
+        against = theirs if version else None
+        made = run(ours, against, Path(verdict.path), policy=held_to, evidence=evidence, store=here.store)
         champion.metadata["version"] = version
         here.keep(verdict, made)
         here.measure(metrics, {f"rise {end}": value for end, value in made.facts["rise"].items()})

@@ -189,6 +189,29 @@ def evaluation(folder: Path, name: str) -> str:
     return page(name, notes=notes, tables=[scores], strips=strips)
 
 
+def probes(report: Mapping[str, Any], name: str) -> str:
+    """What was probed and how it ended; what was left out, too."""
+    rows: list[Sequence[object]] = [("probe", "", "what happened")]
+    rows += [(p["name"], "passed" if p["passed"] else "failed", p["told"]) for p in report["probes"]]
+    rows += [(p["name"], "left out", p["told"]) for p in report["left_out"]]
+    return page(name, {"model": report["model"]}, tables=[rows])
+
+
+def benchmarks(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """The values of benchmarks with their intervals, floors and bounds; of a missing one, why."""
+    rows: list[Sequence[object]] = [("benchmark", "metric", "value", "95 % interval", "floor", "bound", "n")]
+    for name, report in reports.items():
+        for metric, v in report["values"].items():
+            if v["value"] is None:
+                rows.append((name, metric, "missing", v["missing"], "", "", ""))
+                continue
+            ends = ("unknown" if v[end] is None else number(v[end]) for end in ("floor", "bound"))
+            low_to_high = f"{number(v['low'])} to {number(v['high'])}"
+            rows.append((name, metric, number(v["value"]), low_to_high, *ends, v["n"]))
+    notes = [] if reports else ["No benchmark was asked for."]
+    return page("benchmarks", notes=notes, tables=[rows] if reports else [])
+
+
 def comparison(document: Mapping[str, Any]) -> str:
     """What the alignment did beyond chance."""
     names = {"before": "before", "control": "control", "aligned": "aligned", "gain": "aligned over control"}

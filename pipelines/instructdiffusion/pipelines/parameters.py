@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, creat
 
 from instructdiffusion.model.errors import ConfigError
 
-NAMES = ("data", "train", "align", "release", "end-to-end")
+NAMES = ("data", "train", "align", "release", "benchmark", "end-to-end")
 FULL: dict[str, int] = {
     "triplets": 2000,
     "held_out": 20,
@@ -55,6 +55,7 @@ COUNTS: Mapping[str, Any] = {
     "prompts": Annotated[int, Field(ge=1, le=10_000)],
     "edits": Annotated[int, Field(ge=1, le=16)],
     "held_out_edits": Annotated[int, Field(ge=1, le=16)],
+    "samples": Annotated[int, Field(ge=0, le=10_000_000)],
     "train_steps": Count,
     "align_steps": Count,
     "seed": Seed,
@@ -63,12 +64,15 @@ COUNTS: Mapping[str, Any] = {
 TEXTS: Mapping[str, Any] = {
     "start": Address | Literal[""],
     "sources": Address | Literal[""],
-    "model": Address,
+    "policy": Address | Literal[""],
+    "leak": Address | Literal[""],
+    "benchmarks": Annotated[str, StringConstraints(pattern=r"^[a-z, -]*$")],
+    "model": Address | Literal[""],
     "latents": Address,
     "held_out": Address,
     "prompts": Address,
-    "benchmarks": Annotated[str, StringConstraints(pattern=r"^((s3://|/)[^,]+(, *|$))*$")],
-    "policy": Literal["embedded", "paper"] | Address,
+    "scored_on": Annotated[str, StringConstraints(pattern=r"^((s3://|/)[^,]+(, *|$))*$")],
+    "filtering": Literal["embedded", "paper"] | Address,
     "leaking": Literal["refuse", "drop"],
     "annotator": Literal["reference", "random", "label-studio", "people"],
 }

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from importlib import resources
 from itertools import cycle, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.pipelines.answers import Answer
+
+if TYPE_CHECKING:
+    from instructdiffusion.model.effects import Effect
 
 TEMPLATE = "report.html.j2"
 COLOURS = ("#0b6e99", "#c2571a", "#5a7d2a")
@@ -129,6 +132,25 @@ def alignment_plots(alignment: Mapping[str, Any]) -> list[str]:
         ),
     )
     return [_intervals({label: alignment[key] for key, label in names.items()}, title) for title, names in groups]
+
+
+def effects_plot(effects: Sequence[Effect], curve: Mapping[str, Sequence[Mapping[str, float]]] | None = None) -> str:
+    """Differences with their intervals, one for each effect; with a curve, its arms over the amount instead."""
+    if curve is None:
+        spans = {e.name: {"value": e.value, "low": e.low, "high": e.high} for e in effects}
+        return _intervals(
+            spans, f"difference, {effects[0].unit}" if len({e.unit for e in effects}) == 1 else "difference"
+        )
+    figure, axis = _figure()
+    for (name, points), colour in zip(curve.items(), cycle(COLOURS), strict=False):
+        at, values = [p["amount"] for p in points], [p["value"] for p in points]
+        axis.plot(at, values, color=colour, marker="o", markersize=3, linewidth=1.3, label=name)
+        axis.fill_between(at, [p["low"] for p in points], [p["high"] for p in points], color=colour, alpha=0.15)
+    axis.axhline(0, color="#888", linewidth=0.8)
+    axis.set_xlabel("optimizer steps of the tuning")
+    axis.set_ylabel("change of truth")
+    axis.legend(fontsize=8, frameon=False)
+    return _svg(figure)
 
 
 def _intervals(scores: Mapping[str, Mapping[str, float]], title: str) -> str:

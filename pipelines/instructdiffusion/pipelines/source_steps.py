@@ -119,20 +119,20 @@ def screen(
     source: dsl.Input[dsl.Dataset],
     prompts: dsl.Input[dsl.Dataset],
     held_out: dsl.Input[dsl.Dataset],
-    benchmarks: str,
+    scored_on: str,
     leaking: str,
     shards: dsl.Output[dsl.Dataset],
     leaks: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
-) -> None:
-    """Refuse triplets to train on that models are scored on, or leave them out.
+) -> str:
+    """Refuse triplets to train on that models are scored on, or leave them out; returns the report's address.
 
     Args:
         source: the data set.
         prompts: triplets that will be trained on too, once their edits are ranked.
         held_out: triplets that models are scored on.
-        benchmarks: folders of data sets that they are scored on as well, or their s3:// addresses, with commas between.
+        scored_on: folders of data sets that they are scored on as well, or s3:// addresses, with commas between.
         leaking: what happens to triplets that leak: refuse, drop.
         shards: what may be trained on.
         leaks: what was looked for, and found.
@@ -142,6 +142,7 @@ def screen(
     from pathlib import Path
 
     from instructdiffusion.components.screen import run
+    from instructdiffusion.model.files import digest_of
     from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
 
@@ -150,7 +151,7 @@ def screen(
             Path(source.path),
             Path(shards.path),
             Path(held_out.path),
-            others=[place.strip() for place in benchmarks.split(",") if place.strip()],
+            others=[place.strip() for place in scored_on.split(",") if place.strip()],
             also=[Path(prompts.path)],
             leaking=leaking,
             store=here.store,
@@ -161,3 +162,5 @@ def screen(
         here.keep_file(leaks, made.facts["leaks"])
         here.measure(metrics, {"triplets": made.facts["leaks"]["triplets"], "leaks": made.facts["leaks"]["found"]})
         here.show(page, pages.leaks(made.facts["leaks"]))
+        name = f"reports/leaks-{digest_of(Path(leaks.path)).removeprefix('sha256:')[:12]}.json"
+        return here.store.put_file(Path(leaks.path), name) if here.store else str(leaks.path)

@@ -78,7 +78,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     size: int = Field(description="side of the pictures in pixels")
     split: str
-    seed: int
+    seed: int | str  # in words where several data sets were joined
     counts: dict[str, int] = Field(description="triplets per task")
     shards: tuple[Shard, ...]
     licences: tuple[str, ...] = ()
