@@ -26,6 +26,7 @@ base: $(READY)  ## train the embedded base model again (hours)
 
 bench: $(READY)  ## measure speed and memory again, and write docs/performance.md (a quarter of an hour)
 	@.venv/bin/python bench/data.py $(ARGS)
+	@.venv/bin/python bench/train.py
 	@.venv/bin/python bench/figures.py
 
 label-studio: $(READY) $(LABELS)  ## start the annotators' server on this machine

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from math import cos, pi, sin
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
@@ -137,3 +138,19 @@ def peak(name: str, root: Path, split: str, count: int) -> int:
     """Bytes that reading ``count`` examples takes at most, in a process whose own tables are small."""
     run = [sys.executable, "-c", COUNTING, name, str(root), split, str(count)]
     return int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+
+
+def own_triplets(root: Path, *lines: Any) -> Path:
+    """Pictures 1 and 2, gray before and white after, and a list of what becomes what."""
+    for name, gray in (("before", 90), ("after", 255)):
+        (root / name).mkdir(parents=True)
+        for number in (1, 2):
+            Pillow.new("RGB", (40, 32), (gray, gray, gray)).save(root / name / f"{number}.png")
+    rows = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    (root / "triplets.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return root
+
+
+def own_line(number: int = 1, **changes: Any) -> dict[str, Any]:
+    given = {"source": f"before/{number}.png", "target": f"after/{number}.png", "instruction": "make it white"}
+    return {**given, **changes}

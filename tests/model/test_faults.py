@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,10 @@ from instructdiffusion.model.report import Silent
 from instructdiffusion.model.train import train
 
 pytest.importorskip("deepspeed")
-pytestmark = pytest.mark.xdist_group("training in the tests' own process")
-RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+pytestmark = [
+    pytest.mark.xdist_group("training in the tests' own process"),
+    pytest.mark.usefixtures("alone"),
+]
 
 
 class At(Silent):
@@ -39,17 +40,6 @@ class At(Silent):
     def progress(self, done: int, total: int, text: str) -> None:
         if done == self.step:
             self.do()
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in RANK:
-        monkeypatch.setenv(name, "")  # remembered, so that what the engine sets is undone
-        monkeypatch.delenv(name)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # networks this small only wait for each other's threads
-    yield
-    torch.set_num_threads(threads)
 
 
 def run_of(*settings: str) -> Run:

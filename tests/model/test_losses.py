@@ -82,6 +82,8 @@ def test_a_perfect_network_is_sampled_to_the_target_from_nothing_but_noise(stabl
     wanted = torch.randn(1, 4, 8, 8)
 
     class Knows(nn.Module):
+        device = torch.device("cpu")
+
         def forward(self, sample: Tensor, t: Tensor, text: Tensor) -> UNet2DConditionOutput:
             a = model.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
             noise = (sample[:, :4] - a.sqrt() * wanted) / (1 - a).sqrt()

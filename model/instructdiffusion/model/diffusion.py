@@ -5,6 +5,8 @@ Shape suffixes: B batch, C latent channels, HW latent height and width, L tokens
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
@@ -161,17 +163,18 @@ class Objective(nn.Module):
         Args:
             text: token ids (batch x length) when the text encoder learns, else hidden states.
             null_tokens: token ids of the empty instruction (1 x length).
-            generator: draws time, noise and dropped conditions.
+            generator: the CPU's, draws time, noise and dropped conditions: the same whatever the device.
         """
         count, diffusion = source_BCHW.shape[0], self.diffusion
         t_B = draw_times(count, diffusion, self.scheduler.config.num_train_timesteps - 1, generator)
         noise_BCHW = torch.randn(target_BCHW.shape, generator=generator)
         if diffusion.offset_noise:
             noise_BCHW = offset(noise_BCHW, diffusion.offset_noise, generator)
-        no_text_B, no_image_B = drop_conditions(count, diffusion, generator)
+        drawn = (t_B, noise_BCHW, *drop_conditions(count, diffusion, generator))
+        t_B, noise_BCHW, no_text_B, no_image_B = (tensor.to(source_BCHW.device) for tensor in drawn)
         seen_BCHW = torch.where(no_image_B.view(-1, 1, 1, 1), 0.0, source_BCHW)
         noisy_BCHW = add_noise(target_BCHW, noise_BCHW, t_B, self.scheduler)
-        with torch.autocast(source_BCHW.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(source_BCHW.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             text_BLD = self._text(text, null_tokens, no_text_B)
             output = self.unet(torch.cat([noisy_BCHW, seen_BCHW], dim=1), t_B, text_BLD).sample.float()
         before_BCHW = seen_BCHW * self.scale  # what the network starts from, as a target would be

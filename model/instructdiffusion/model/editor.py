@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from instructdiffusion.model import network
+from instructdiffusion.model.device import best
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.network import Guidance, Model
 from instructdiffusion.model.sampler import Rule, sample
@@ -51,7 +52,7 @@ class Editor:
         Raises:
             DataError: the folder is no model.
         """
-        return Editor(network.load(Path(folder) if folder is not None else None))
+        return Editor(network.load(Path(folder) if folder is not None else None).to(best()))
 
     @property
     def resolution(self) -> int:

@@ -77,18 +77,29 @@ class Model:
     resolution: int
     guidance: dict[Family, Guidance] = field(default_factory=dict)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.unet.device
+
+    def to(self, device: torch.device) -> Model:
+        """Move the networks; returns the model itself."""
+        for part in (self.unet, self.vae, self.text_encoder):
+            part.to(device)
+        return self
+
     def encode(self, pictures: Iterable[Image]) -> Tensor:
         """Latents of uint8 pictures: the posterior's mode, unscaled; batch x channels x height x width, float32."""
         pixels = torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.inference_mode():
-            return self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float()
+            return self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mode().float()
 
     def decode(self, latents: Tensor) -> list[Image]:
         """Pictures of latents, uint8."""
         with torch.inference_mode():
-            pixels = self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+            pixels = self.vae.decode(latents.to(self.device, self.vae.dtype)).sample.float()
         array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return list(array.permute(0, 2, 3, 1).numpy())
+        return list(array.permute(0, 2, 3, 1).cpu().numpy())
 
     def tokens(self, instructions: list[str]) -> Tensor:
         """Token ids, batch x length, padded."""
@@ -100,7 +111,7 @@ class Model:
     def text(self, instructions: list[str]) -> Tensor:
         """Hidden states of the instructions, batch x length x width."""
         with torch.inference_mode():
-            return self.text_encoder(self.tokens(instructions)).last_hidden_state
+            return self.text_encoder(self.tokens(instructions).to(self.device)).last_hidden_state
 
     @property
     def scale(self) -> float:

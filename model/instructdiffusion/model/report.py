@@ -31,6 +31,9 @@ class Silent:
     def image(self, name: str, picture: Image) -> None: ...
 
 
+SILENT = Silent()
+
+
 class Lines:
     """Tells whoever reads the standard output: one JSON document a line, understood by the launcher."""
 

@@ -71,7 +71,7 @@ def sample(
 
 def _predict(model: Model, noisy_BCHW: Tensor, seen_BCHW: Tensor, heard_BLD: Tensor, t: int) -> Tensor:
     """The target as one branch of the guidance sees it."""
-    t_B = torch.full((len(noisy_BCHW),), t)
+    t_B = torch.full((len(noisy_BCHW),), t, device=noisy_BCHW.device)
     output_BCHW = model.unet(torch.cat([noisy_BCHW, seen_BCHW], dim=1), t_B, heard_BLD).sample
     before_BCHW = seen_BCHW * model.scale  # what the network starts from, as a target would be
     return predict_target(output_BCHW, noisy_BCHW, before_BCHW, t_B, model.scheduler, model.diffusion)

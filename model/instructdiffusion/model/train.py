@@ -20,22 +20,24 @@ from safetensors.torch import save
 
 from instructdiffusion.model import checkpoint, engine, lora, network
 from instructdiffusion.model.config import Run
-from instructdiffusion.model.data.latents import Latents
+from instructdiffusion.model.data.batches import Batches
+from instructdiffusion.model.data.live import open_batches
 from instructdiffusion.model.data.mixture import Mixture
 from instructdiffusion.model.diffusion import Objective
 from instructdiffusion.model.errors import DataError, Interrupted
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.model.network import Model
-from instructdiffusion.model.report import Clock, Reporter
+from instructdiffusion.model.report import SILENT, Clock, Reporter
 
 log = logging.getLogger(__name__)
 MODEL, SUMMARY, CURVE, ADAPTER = "model", "training.json", "curve.jsonl", "adapter"
 BAD = "bad-batch-{rank}.safetensors"
 
 
-def train(run: Run, data: Path, model: Path | Model | None, out: Path, report: Reporter) -> Path:
-    """Train `model` on latents and write the averaged weights to `out/model`; returns that folder.
+def train(run: Run, data: Path | str, model: Path | Model | None, out: Path | str, report: Reporter = SILENT) -> Path:
+    """Train `model` and write the averaged weights to `out/model`; returns that folder.
 
+    `data` is a folder of latents, or of shards, which are then encoded as they are drawn.
     Every process of a torchrun group calls this; alone, it is a group of one. Called again after a kill it goes on from
     the last checkpoint; called again when done it does nothing.
 
@@ -44,21 +46,18 @@ def train(run: Run, data: Path, model: Path | Model | None, out: Path, report: R
             loss was no number for `run.optim.bad_steps` steps in a row, and the batch is kept in `out`.
         Interrupted: SIGTERM came to any process; the step was finished and saved.
     """
+    data, out = Path(data), Path(out)
     if (out / SUMMARY).is_file():
         return out / MODEL
     nets = model if isinstance(model, Model) else network.load(model)
-    latents = Latents.open(data)
-    if latents.tokens != run.train_text:
-        raise DataError(
-            f"{data} holds {'tokens' if latents.tokens else 'text states'}, but train_text={run.train_text}; "
-            f"encode again with states={not run.train_text}"
-        )
-    mixture = latents.mixture(run.seed, run.weights)
+    batches = open_batches(data, nets, run.train_text)
+    mixture = batches.mixture(run.seed, run.weights)
     with engine.Stop() as stop:
         job = _start(run, nets, out, stop)
+        batches.to(job.engine.device)
         clock, sums = Clock(run.optim.steps, job.step), defaultdict[str, list[float]](list)
         while job.step < run.optim.steps:
-            for task, loss in _step(job, latents, mixture, out):
+            for task, loss in _step(job, batches, mixture, out):
                 sums[task].append(loss)
             job.step += 1
             if job.step % run.log_every == 0 or job.step == run.optim.steps:
@@ -66,7 +65,7 @@ def train(run: Run, data: Path, model: Path | Model | None, out: Path, report: R
                 sums.clear()
             if job.step < run.optim.steps:
                 _keep(job, out)
-        return _finish(job, nets, out, len(latents))
+        return _finish(job, nets, out, len(batches))
 
 
 @dataclass
@@ -111,13 +110,14 @@ def _start(run: Run, nets: Model, out: Path, stop: engine.Stop) -> _Job:
     objective = Objective(nets.unet, text_encoder, null_text, nets.scheduler, diffusion, pixel_scale, bf16, nets.scale)
     wrapped = engine.start(run, objective)
     ema = EMAModel(engine.held(wrapped), decay=run.ema_decay, foreach=True)
+    null_tokens = null_tokens.to(wrapped.device)
     job = _Job(run, wrapped, ema, null_tokens, torch.distributed.get_rank(), torch.distributed.get_world_size(), stop)
     job.step, job.before = checkpoint.resume(out / "checkpoints", wrapped, ema.shadow_params)
     ema.optimization_step = job.step
     return job
 
 
-def _step(job: _Job, latents: Latents, mixture: Mixture, out: Path) -> list[tuple[str, float]]:
+def _step(job: _Job, batches: Batches, mixture: Mixture, out: Path) -> list[tuple[str, float]]:
     """One optimizer step; returns (task, loss) of this process's triplets, without those whose loss is no number."""
     for group in job.engine.optimizer.param_groups:
         group["lr"] = engine.learning_rate(job.run, job.step)
@@ -130,11 +130,11 @@ def _step(job: _Job, latents: Latents, mixture: Mixture, out: Path) -> list[tupl
     micro = job.engine.train_micro_batch_size_per_gpu()
     for start in range(0, len(numbers), micro):
         part = numbers[start : start + micro]
-        source, target, text = latents.batch(part)
+        source, target, text = (tensor.to(job.engine.device) for tensor in batches.batch(part))
         losses = job.engine(source, target, text, job.null_tokens, generator)
         fine = bool(losses.isfinite().all())
         if fine:
-            told += zip(latents.tasks[part].tolist(), losses.detach().tolist(), strict=True)
+            told += zip(batches.tasks[part].tolist(), losses.detach().tolist(), strict=True)
         else:
             bad += part
         if engine.any_process(not fine):  # then nobody's part counts: DeepSpeed's processes step in time
@@ -144,11 +144,11 @@ def _step(job: _Job, latents: Latents, mixture: Mixture, out: Path) -> list[tupl
         job.engine.step()
     job.ema.step(engine.held(job.engine))
     job.bad = job.bad + 1 if left_out else 0
-    _leave_out(job, latents, bad, out)
+    _leave_out(job, batches, bad, out)
     return told
 
 
-def _leave_out(job: _Job, latents: Latents, bad: list[int], out: Path) -> None:
+def _leave_out(job: _Job, batches: Batches, bad: list[int], out: Path) -> None:
     """Say which triplets have a loss that is no number; too often in a row, keep them and stop."""
     if not job.bad:
         return
@@ -159,8 +159,8 @@ def _leave_out(job: _Job, latents: Latents, bad: list[int], out: Path) -> None:
     kept = out / BAD.format(rank=job.rank)
     if bad:
         names = ("source", "target", "text")
-        batch = dict(zip(names, latents.batch(bad), strict=True)) | {"numbers": torch.tensor(bad)}
-        write_atomic(kept, save({name: tensor.contiguous() for name, tensor in batch.items()}))
+        batch = dict(zip(names, batches.batch(bad), strict=True)) | {"numbers": torch.tensor(bad)}
+        write_atomic(kept, save({name: tensor.cpu().contiguous() for name, tensor in batch.items()}))
     what = f"triplets {bad}, kept in {kept}" if bad else "those of another process"
     raise DataError(
         f"the loss was no number in {job.bad} steps in a row, last in step {job.step + 1} ({what}); look at them, "

@@ -54,7 +54,7 @@ class Finished(BaseModel):
 
 def build(
     order: Order,
-    out: Path,
+    out: Path | str,
     *,
     part: Part = WHOLE,
     workers: int | None = None,
@@ -71,6 +71,7 @@ def build(
         DataError: a data set is missing or broken or can't be read any more, nothing in it is of use, or the disk is
             full.
     """
+    out = Path(out)
     _check(order, part, out)
     origins = {source.name: origin_of(source) for source in order.sources.sources}
     count = min(workers or os.cpu_count() or 1, _most_shards(order, part))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instructdiffusion.model.data.mixture import Heap, Mixture, Numbers
+from instructdiffusion.model.data.batches import Batches, heaps_of
+from instructdiffusion.model.data.mixture import Numbers
 from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, read_triplets
-from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.device import best
+from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.network import Model, load
 from instructdiffusion.model.tasks import EVERY
@@ -45,7 +47,7 @@ def encode(
     Raises:
         DataError: shards are damaged, or their pictures are not of the model's resolution.
     """
-    nets = model if isinstance(model, Model) else load(model)
+    nets = model if isinstance(model, Model) else load(model).to(best())
     parent = Manifest.load(shards)
     if parent.size != nets.resolution:
         raise DataError(
@@ -89,7 +91,7 @@ def _encode_batch(nets: Model, batch: list[Triplet], path: Path, states: bool) -
     }
     temporary = path.with_suffix(".part")
     save_file(
-        {k: v.contiguous() for k, v in tensors.items()},
+        {k: v.cpu().contiguous() for k, v in tensors.items()},
         temporary,
         {"tasks": json.dumps(tasks), "origins": json.dumps(names), "text": "states" if states else "tokens"},
     )
@@ -98,14 +100,11 @@ def _encode_batch(nets: Model, batch: list[Triplet], path: Path, states: bool) -
 
 
 @dataclass
-class Latents:
-    """Encoded triplets, addressed by number. `tasks` names the task of each, `heaps` are those of each source."""
+class Latents(Batches):
+    """Encoded triplets."""
 
     files: list[dict[str, Tensor]]
     starts: list[int]
-    tasks: np.ndarray
-    heaps: Mapping[str, Heap]
-    tokens: bool
 
     @staticmethod
     def open(folder: Path) -> Latents:
@@ -136,12 +135,7 @@ class Latents:
             total += shard.count
         if not total:
             raise DataError(f"{folder} holds no latents; check the filter's report for why all were dropped")
-        weights = {name: origin.weight for name, origin in manifest.sources.items()}
-        heaps = {name: Heap(parts, weights.get(name, 1.0)) for name, parts in sorted(numbers.items())}
-        return Latents(files, starts, np.array(tasks), heaps, kind == "tokens")
-
-    def __len__(self) -> int:
-        return len(self.tasks)
+        return Latents(np.array(tasks), heaps_of(manifest, numbers), kind == "tokens", files, starts)
 
     def batch(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Source and target latents (batch x channels x height x width, float32) and text of some triplets."""
@@ -150,18 +144,3 @@ class Latents:
             torch.stack([file[name][row] for file, row in rows]) for name in ("source", "target", "text")
         )
         return source.float(), target.float(), text.long() if self.tokens else text.float()
-
-    def mixture(self, seed: int, weights: Mapping[str, float]) -> Mixture:
-        """The draws of a training, every source by its weight.
-
-        Args:
-            weights: instead of those that the data set was built with, by the name of a source.
-
-        Raises:
-            ConfigError: there is no such source, or none has a weight above 0.
-        """
-        if unknown := sorted({*weights} - {*self.heaps}):
-            there = ", ".join(name for name in self.heaps if name) or "none that has a name"
-            raise ConfigError(f"weights: no source is named {', '.join(unknown)}; there is {there}")
-        heaps = {name: Heap(heap.files, weights.get(name, heap.weight)) for name, heap in self.heaps.items()}
-        return Mixture(heaps, seed)

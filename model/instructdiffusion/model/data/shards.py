@@ -171,7 +171,7 @@ def read_triplets(folder: Path, tasks: Iterable[str] | None = None) -> Iterator[
     wanted = set(tasks) if tasks is not None else None
     for shard in Manifest.load(folder).shards:
         for sample in read_samples(folder, shard):
-            if wanted is None or _head(sample, folder / shard.name)["task"] in wanted:
+            if wanted is None or head_of(sample, folder / shard.name)["task"] in wanted:
                 yield triplet_of(sample, folder / shard.name)
 
 
@@ -181,6 +181,20 @@ def read_samples(folder: Path, shard: Shard) -> Iterator[Sample]:
     Raises:
         DataError: as `read_triplets`.
     """
+    path = checked(folder, shard)
+    try:
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
+            yield {name: sample[name] for name in sample if name == "__key__" or not name.startswith("__")}
+    except (tarfile.TarError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def checked(folder: Path, shard: Shard) -> Path:
+    """The file of a shard, as the manifest lists it.
+
+    Raises:
+        DataError: it is missing, or its digest is another one.
+    """
     path = folder / shard.name
     if not path.is_file():
         raise DataError(f"shard {path} is missing; run the step that made it again")
@@ -188,11 +202,7 @@ def read_samples(folder: Path, shard: Shard) -> Iterator[Sample]:
         raise DataError(
             f"shard {path} is damaged: its digest is not the manifest's; delete {folder} and run the step again"
         )
-    try:
-        for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
-            yield {name: sample[name] for name in sample if name == "__key__" or not name.startswith("__")}
-    except (tarfile.TarError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    return path
 
 
 def triplet_of(sample: Sample, path: Path) -> Triplet:
@@ -201,7 +211,7 @@ def triplet_of(sample: Sample, path: Path) -> Triplet:
     Raises:
         DataError: a file of it is missing or damaged; names the shard.
     """
-    head = _head(sample, path)
+    head = head_of(sample, path)
     try:
         return _triplet(sample, head)
     except (KeyError, ValueError) as error:
@@ -247,7 +257,12 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"shard {path} can't be read ({error}); delete it and run the step again")
 
 
-def _head(sample: Sample, path: Path) -> dict[str, Any]:
+def head_of(sample: Sample, path: Path) -> dict[str, Any]:
+    """What a sample's label file says: task, instruction, marks, label, provenance; pictures are not decoded.
+
+    Raises:
+        DataError: the file is missing or damaged; names the shard.
+    """
     try:
         head: dict[str, Any] = json.loads(sample["label.json"])
     except (KeyError, ValueError) as error:

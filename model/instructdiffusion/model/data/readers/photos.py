@@ -51,7 +51,7 @@ class Photos(Walker):
 
     def _list(self, folder: Path, path: Path, keys: Index) -> Iterator[Example | Skip]:
         with indexes(1) as (seen,):
-            for number, line in enumerate(_lines(path), 1):
+            for number, line in enumerate(lines_of(path), 1):
                 where = f"{path.name} line {number}"
                 if isinstance(line, str):
                     yield Skip(line, where)
@@ -118,7 +118,7 @@ def _beside(picture: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any] | str]:
+def lines_of(path: Path) -> Iterator[dict[str, Any] | str]:
     """Each line of a JSONL file as an object, or as the reason why it is none."""
     try:
         with path.open("rb") as file:
