@@ -9,6 +9,8 @@ import torch
 from transformers import (
     CLIPConfig,
     CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
     CLIPTokenizer,
     OwlViTConfig,
     OwlViTForObjectDetection,
@@ -33,6 +35,14 @@ def texts() -> dict[str, Any]:
     """Sizes of a text encoder that it fits."""
     count = len(tokenizer())
     return {**SIZES, "vocab_size": count, "max_position_embeddings": 16, "eos_token_id": count - 1}
+
+
+def sentences(folder: Path) -> Path:
+    """A sentence transformer."""
+    torch.manual_seed(0)
+    CLIPTextModel(CLIPTextConfig(**texts())).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
 
 
 def clip(folder: Path) -> Path:

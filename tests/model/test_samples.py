@@ -167,5 +167,5 @@ def test_an_edit_lacking_its_words_or_target_is_refused_by_name() -> None:
 
 
 def test_no_scene_is_composed_for_an_edit_in_free_words() -> None:
-    assert EVERY.keys() - TASKS.keys() == {"edit"}
+    assert EVERY.keys() - TASKS.keys() == {"edit", "colorize", "brighten", "dehaze"}
     assert understand("brighten the middle") is None

@@ -74,6 +74,10 @@ class Task:
         """Choose what to ask of this label, and in which words."""
         raise NotImplementedError
 
+    def slots(self, ask: Ask, label: Label) -> dict[str, str]:
+        """What fills the {slots} of this task's wordings to ask the same again."""
+        return {}
+
     def paint(self, source: Image, label: Label, ask: Ask) -> Image:
         """Return the target: `source` with the answer painted into it."""
         raise NotImplementedError
@@ -103,13 +107,16 @@ class Task:
                 raise DataError(f"a {self.name} label needs {key!r}; it holds {', '.join(sorted(label)) or 'nothing'}")
 
     def understand(self, instruction: str) -> tuple[int, Ask] | None:
-        """Find the template behind an instruction: how many characters are the template's own, and the ask.
+        """Find the wording behind an instruction: how many characters are the wording's own, and the ask.
 
-        None when no template of this task fits. The more characters a template explains, the better it fits.
+        None when none of this task fits, written by hand, in the embedded bank, or simple. The more characters a
+        wording explains, the better it fits.
         """
-        words = instruction.strip().rstrip(".").lower()
+        from instructdiffusion.model.instructions.bank import known
+
+        words = re.sub(r"\ban (?=[aeiou])", "a ", instruction.strip().rstrip(".").lower())
         found = []
-        for pattern in patterns(self.templates):
+        for pattern in patterns(known(self)):
             if (match := pattern.fullmatch(words)) and (ask := self.heard(instruction, match.groupdict())):
                 found.append((len(words) - sum(len(slot) for slot in match.groups()), ask))
         return max(found, key=lambda pair: pair[0], default=None)

@@ -170,11 +170,13 @@ def _point(found: Effect, amount: int) -> dict[str, float]:
 
 
 def shortened(triplet: Triplet) -> Triplet:
-    """The same triplet, asked by the task's name and by what distinguishes this sample from others of the task."""
-    ask = triplet.ask
-    about = [str(triplet.label["phrase"])] if "phrase" in triplet.label else []
-    words = [word for pair in ask.marks for word in (pair if ask.task == "keypoint" else pair[1:])]
-    return replace(triplet, ask=replace(ask, instruction=" ".join(dict.fromkeys((ask.task, *about, *words)))))
+    """The same triplet, asked for by the task's name and what it is about."""
+    from random import Random
+
+    from instructdiffusion.model.instructions import SIMPLE
+    from instructdiffusion.model.instructions.bank import bank, reword
+
+    return replace(triplet, ask=reword(triplet.ask, triplet.label, bank(SIMPLE) or {}, Random(0)))
 
 
 EXPERIMENTS: Mapping[str, Callable[[Path, Size, Console], Finding]] = {

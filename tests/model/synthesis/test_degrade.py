@@ -13,7 +13,7 @@ from instructdiffusion.model.data.samples import Unusable
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.synthesis.degrade import DAMAGES, compressed, damaged, edits, stamped
 from instructdiffusion.model.task import Image, psnr
-from instructdiffusion.model.tasks import TASKS
+from instructdiffusion.model.tasks import EVERY
 
 PHOTOGRAPH = Example("astronaut", PHOTO, "photo/astronaut", lambda: photographs("train")[0], {"caption": "a woman"})
 SIZE = 64
@@ -25,11 +25,11 @@ def square() -> Image:
 
 def test_a_photograph_gives_a_triplet_of_each_task_whose_target_scores_as_it_should() -> None:
     triplets = list(edits(PHOTOGRAPH, Random(0), SIZE))
-    assert [t.ask.task for t in triplets] == ["denoise", "deblur", "watermark"] == list(DAMAGES)
+    assert [t.ask.task for t in triplets] == list(DAMAGES)
     for triplet in triplets:
         assert triplet.source.shape == triplet.target.shape == (SIZE, SIZE, 3)
         assert triplet.label["damage"]
-        task = TASKS[triplet.ask.task]
+        task = EVERY[triplet.ask.task]
         scores = task.score(triplet.target, triplet.source, triplet.label, triplet.ask)
         assert scores["gain"] >= task.metric.bar
 

@@ -19,6 +19,7 @@ from instructdiffusion.model.data.samples import Unusable, licence_of, origin, s
 from instructdiffusion.model.data.shards import PER_SHARD, Origin, Triplet
 from instructdiffusion.model.data.sources import DataSet, Scenes, Source, Sources, Synthesis
 from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.instructions.bank import Bank, bank, reword
 from instructdiffusion.model.synthesis import degrade, removal
 from instructdiffusion.model.synthesis.inpainters import inpainter
 from instructdiffusion.model.synthesis.scenes import Studio
@@ -52,8 +53,12 @@ def numbered(source: Source, order: Order) -> Iterator[tuple[int, Offer | Skip]]
     Making triplets of an offer raises Unusable where none can be made.
     """
     each, place = max(1, order.per_shard // _of_one(source)), 0
+    words = bank(order.sources.instructions)
     for offer in _scenes(source, order) if isinstance(source, Scenes) else _examples(source, order):
-        yield place // each, offer
+        if isinstance(offer, Offer) and words:
+            yield place // each, Offer(offer.key, partial(_reworded, offer.make, words, order.seed))
+        else:
+            yield place // each, offer
         place += isinstance(offer, Offer)
 
 
@@ -68,6 +73,13 @@ def origin_of(source: Source) -> Origin:
         return Origin(dataset=SCENES, weight=source.weight)
     reader = _reader(source)
     return Origin(dataset=reader.name, weight=reader.weight if source.weight is None else source.weight)
+
+
+def _reworded(make: Callable[[], Iterable[Triplet]], words: Bank, seed: int) -> Iterator[Triplet]:
+    """The same triplets asked for in words of the bank."""
+    for triplet in make():
+        rng = generator(f"words/{triplet.key}", seed=seed)
+        yield replace(triplet, ask=reword(triplet.ask, triplet.label, words, rng))
 
 
 def _examples(source: DataSet, order: Order) -> Iterator[Offer | Skip]:

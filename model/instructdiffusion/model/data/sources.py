@@ -19,9 +19,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstrai
 from pydantic import field_validator as validates
 
 from instructdiffusion.model.errors import ConfigError
+from instructdiffusion.model.instructions import WORDINGS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Made = Literal["remove", "add", "denoise", "deblur", "watermark", "colorize", "brighten", "dehaze"]
 STORE = "s3://"
 
 
@@ -48,8 +50,8 @@ class DataSet(BaseModel):
 class Synthesis(DataSet):
     """Triplets that are synthesised of a data set of regions or of photographs."""
 
-    make: tuple[Literal["remove", "add", "denoise", "deblur", "watermark"], ...] = Field(
-        min_length=1, description="tasks: remove and add of regions; denoise, deblur and watermark of photographs"
+    make: tuple[Made, ...] = Field(
+        min_length=1, description="tasks: remove and add of regions; those that undo damage, of photographs"
     )
     inpainter: str = Field(
         "opencv", min_length=1, description="what fills the hole: opencv, opencv:ns, patchmatch, lama:PATH"
@@ -85,6 +87,12 @@ class Sources(BaseModel):
     split: Literal["train", "test"] = Field(
         "train", description="what it is for; test: crops from the middle, no mirrors, held-out photographs"
     )
+    instructions: str = Field(
+        "hand",
+        min_length=1,
+        description="wordings: hand, the tasks' own; simple, names of tasks; embedded, a bank of paraphrases; or the "
+        "path of a bank",
+    )
     sources: tuple[Source, ...]
 
     @validates("sources")
@@ -99,7 +107,10 @@ class Sources(BaseModel):
 
     def below(self, folder: str) -> Sources:
         """The same with paths relative to `folder`, which may be an address in the store."""
-        return self.model_copy(update={"sources": tuple(_below(source, folder) for source in self.sources)})
+        changes: dict[str, Any] = {"sources": tuple(_below(source, folder) for source in self.sources)}
+        if self.instructions not in WORDINGS:
+            changes["instructions"] = _under(self.instructions, folder)
+        return self.model_copy(update=changes)
 
 
 def read_sources(path: Path) -> Sources:
@@ -136,9 +147,13 @@ def scenes_alone(count: int) -> Sources:
 
 
 def _below(source: Source, folder: str) -> Source:
-    if isinstance(source, Scenes) or source.path.startswith((STORE, "/")):
+    if isinstance(source, Scenes):
         return source
-    return source.model_copy(update={"path": f"{folder.rstrip('/')}/{source.path}"})
+    return source.model_copy(update={"path": _under(source.path, folder)})
+
+
+def _under(path: str, folder: str) -> str:
+    return path if path.startswith((STORE, "/")) else f"{folder.rstrip('/')}/{path}"
 
 
 def _problem(detail: Any) -> str:

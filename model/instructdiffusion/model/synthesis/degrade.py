@@ -23,10 +23,10 @@ from instructdiffusion.model.data.shards import Triplet
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.synthesis.objects import KINDS, draw
 from instructdiffusion.model.task import Image
-from instructdiffusion.model.tasks import TASKS
+from instructdiffusion.model.tasks import EVERY
 from instructdiffusion.model.tasks.restoration import Parameters, Restoration
 
-DAMAGES = tuple(name for name, task in TASKS.items() if task.family == "restoration")
+DAMAGES = tuple(name for name, task in EVERY.items() if task.family == "restoration")
 COMPRESSED = 0.3  # share of noisy photographs that are compressed on top of it
 QUALITIES = (15, 60)  # of JPEG
 LOGOS = 0.4  # share of watermarks that are a logo, not text
@@ -51,7 +51,7 @@ def edits(
         clean, _ = short_side_crop(picture, {}, rng, size=size, train=train)
         source, damage = damaged(clean, operation, rng)
         label = {"clean": clean, "damage": damage, "held_out": False}
-        ask = TASKS[operation].ask(label, rng)
+        ask = EVERY[operation].ask(label, rng)
         yield Triplet(f"{example.key}-{operation}", ask, source, clean, label, {"operation": operation})
 
 
@@ -59,7 +59,7 @@ def damaged(clean: Image, operation: str, rng: Random) -> tuple[Image, Parameter
     """A picture with the damage that a task undoes, and how much of it."""
     if operation == "watermark" and rng.random() < LOGOS:
         return stamped(clean, rng)
-    source, parameters = cast(Restoration, TASKS[operation]).damage(clean, rng)
+    source, parameters = cast(Restoration, EVERY[operation]).damage(clean, rng)
     if operation == "denoise" and rng.random() < COMPRESSED:
         quality = rng.randint(*QUALITIES)
         return compressed(source, quality), {**parameters, "jpeg": quality}

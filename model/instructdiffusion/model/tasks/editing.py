@@ -39,6 +39,9 @@ class Editing(Task):
         words = label["words"]
         return Ask(self.name, rng.choice(self.templates).format(**words), tuple(sorted(words.items())))
 
+    def slots(self, ask: Ask, label: Label) -> dict[str, str]:
+        return dict(ask.marks)
+
     def paint(self, source: Image, label: Label, ask: Ask) -> Image:
         return np.asarray(label["target"]).copy()
 

@@ -74,9 +74,11 @@ class Keypoint(Task):
         """Ask for these joints, five at most, in colours and words drawn at random."""
         own = label.get("color", "")
         colors = rng.sample([c for c in MARKS if c != own and c not in _CLOSE_TO.get(own, ())], len(joints))
-        marks = " and ".join(f"a {color} dot on the {joint}" for joint, color in zip(joints, colors, strict=True))
-        words = rng.choice(self.templates).format(phrase=label["phrase"], marks=marks)
-        return Ask(self.name, words, tuple(zip(joints, colors, strict=True)))
+        marks = tuple(zip(joints, colors, strict=True))
+        return Ask(self.name, rng.choice(self.templates).format(phrase=label["phrase"], marks=_told(marks)), marks)
+
+    def slots(self, ask: Ask, label: Label) -> dict[str, str]:
+        return {"phrase": label["phrase"], "marks": _told(ask.marks)}
 
     def paint(self, source: Image, label: Label, ask: Ask) -> Image:
         target = source.astype(np.float32)
@@ -120,6 +122,11 @@ class Keypoint(Task):
     def heard(self, instruction: str, slots: dict[str, str]) -> Ask | None:
         pairs = re.findall(rf"an? ({'|'.join(MARKS)}) dot on the ([a-z ]+?)(?= and an? |,|$)", slots["marks"])
         return Ask(self.name, instruction, tuple((joint, color) for color, joint in pairs)) if pairs else None
+
+
+def _told(marks: Sequence[tuple[str, str]]) -> str:
+    """A dot for each (joint, colour)."""
+    return " and ".join(f"a {color} dot on the {joint}" for joint, color in marks)
 
 
 def _shows(instances: np.ndarray, x: float, y: float) -> bool:

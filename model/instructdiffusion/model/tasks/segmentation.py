@@ -43,6 +43,9 @@ class Tint(Task):
         words = rng.choice(self.templates).format(phrase=label["phrase"], color=color)
         return Ask(self.name, words, ((label["phrase"], color),))
 
+    def slots(self, ask: Ask, label: Label) -> dict[str, str]:
+        return {"phrase": ask.marks[0][0], "color": ask.marks[0][1]}
+
     def paint(self, source: Image, label: Label, ask: Ask) -> Image:
         target = source.astype(np.float32)
         color = np.array(TINTS[ask.marks[0][1]], np.float32)
