@@ -1,8 +1,9 @@
-"""What every test stands on: no network beyond this machine, no usage reports, two threads at most."""
+"""What every test stands on: no network beyond this machine, no usage reports, two threads at most, ears for Ctrl-C."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ os.environ.update(
     }
 )
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# A script's background jobs are started deaf to Ctrl-C, and so would be every command that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook

@@ -69,3 +69,13 @@ def test_help_loads_no_heavy_library() -> None:
     assert "demo" in ended.stdout
     loaded = json.loads(ended.stderr.splitlines()[-1])
     assert sorted(set(HEAVY).intersection(loaded)) == []
+
+
+def test_tests_that_run_as_a_background_job_start_commands_that_hear_ctrl_c() -> None:
+    heard = "import signal, subprocess, sys; subprocess.run([sys.executable, '-c', 'import signal; {}'])"
+    program = heard.format("print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)")
+    script = """trap '' INT; "$0" -c "$1"; "$0" -c "import conftest; $1" """
+    told = subprocess.run(
+        ["sh", "-c", script, sys.executable, program], cwd=ROOT / "tests", capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == ["False", "True"]
