@@ -142,6 +142,19 @@ def test_about_ten_parameters_each_typed_described_and_with_a_range(name: str, f
         assert parameter in (COUNTS if told["parameterType"] == "NUMBER_INTEGER" else TEXTS)
 
 
+@every_pipeline
+def test_a_parameter_that_is_one_of_a_few_words_lists_them(name: str, files: dict[str, Path]) -> None:
+    parameters = read(files[name])[0]["root"]["inputDefinitions"]["parameters"]
+    listed = {parameter: told["literals"] for parameter, told in parameters.items() if "literals" in told}
+    assert listed.keys() == {"annotator", "leaking"} & parameters.keys()
+    for parameter, words in listed.items():
+        assert parameters[parameter]["defaultValue"] in words
+        assert checked({parameter: words[-1]}, {parameter: parameters[parameter]})
+        assert all(word in parameters[parameter]["description"] for word in words)
+        with pytest.raises(ConfigError, match=f"{parameter}=other"):
+            checked({parameter: "other"}, {parameter: parameters[parameter]})
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_the_defaults_and_within_its_ranges(preset: str, tmp_path: Path) -> None:
     file = compile_all(tmp_path, Cluster(), preset)["end-to-end"]

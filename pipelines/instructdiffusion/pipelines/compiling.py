@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from instructdiffusion.components.settings import NAMES, Training
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.pipelines.demo import version
-from instructdiffusion.pipelines.parameters import PRESETS
+from instructdiffusion.pipelines.parameters import PRESETS, choices
 
 RUN = "metadata.labels['pipeline/runid']"  # the label that Kubeflow Pipelines gives every pod of a run
 FROM_MAP = (
@@ -79,6 +79,9 @@ def compiled(name: str, cluster: Cluster, preset: str = "full") -> str:
     settled = {"work": cluster.mount, "port": 0}  # parameters that are no matter of the user's here
     pipeline = guarded(PIPELINES[name], name, PRESETS[preset], settled)
     spec = json_format.MessageToDict(pipeline.pipeline_spec)
+    for parameter, told in spec["root"]["inputDefinitions"]["parameters"].items():
+        if words := choices(parameter):
+            told["literals"] = list(words)  # the pages offer them as a list; kfp's own compiler writes none
     executors = spec["deploymentSpec"]["executors"]
     for label, executor in executors.items():
         dress(executor["container"], _step(label), cluster)

@@ -401,7 +401,8 @@ def end_to_end(
         triplets: to train on, of all tasks together.
         held_out: triplets of each task that models are scored on.
         prompts: triplets of each task whose edits are ranked.
-        annotator: who picks: reference, by the known truth; label-studio, so through that server; people, there.
+        annotator: who picks: reference, by the known truth; random; label-studio, the reference through that server;
+            people, there.
         edits: of each prompt.
         held_out_edits: of each held-out triplet, before and after the alignment.
         train_steps: optimizer steps of the training.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model
@@ -77,6 +77,12 @@ TEXTS: Mapping[str, Any] = {
     "annotator": Literal["reference", "random", "label-studio", "people"],
 }
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """All that a parameter may be, where that is a list of words; else nothing."""
+    kind = TEXTS.get(name)
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def checked(given: Mapping[str, Any], definitions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
