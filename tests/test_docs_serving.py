@@ -1,4 +1,7 @@
-"""docs/serving.md and the code say the same: its commands and programs run as they stand, its tables are whole."""
+"""docs/serving.md and the code say the same: its commands and programs run as they stand, its tables are whole.
+
+With SCREENSHOTS=docs/images it also renews the picture of the page at `/`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import opened
 from markdown_it import MarkdownIt
 from PIL import Image
 
@@ -77,6 +81,18 @@ def test_every_program_runs(there: tuple[Path, str]) -> None:
     read = "import json\nprint(len(picture), json.loads(rest[1])['seed'])\n"
     told = ran([sys.executable, "-c", second + read], folder)
     assert told.split() == ["2", "1"]
+
+
+def test_the_picture_is_what_a_visitor_sees(there: tuple[Path, str], tmp_path: Path) -> None:
+    with opened(1280, 940) as (page, _):
+        page.goto(f"http://127.0.0.1:{there[1]}")
+        page.locator("#examples button").last.click()
+        page.locator("#instruction").press("Enter")
+        page.wait_for_selector("#result .say")
+        kept = Path(os.environ.get("SCREENSHOTS") or tmp_path) / "serving.png"
+        page.screenshot(path=kept)
+        assert "understood as referring" in page.locator("#result").inner_text()
+    assert kept.stat().st_size > 50_000
 
 
 def test_the_tables_name_every_field_and_setting_with_its_default() -> None:
