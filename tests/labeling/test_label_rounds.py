@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +23,8 @@ from instructdiffusion.labeling.label_studio import State
 from instructdiffusion.labeling.rankings import FILE, REFERENCE, Ranking, read
 from instructdiffusion.labeling.session import Session
 from instructdiffusion.model.errors import ConfigError, ServiceError
+
+DATABASE = "data/label_studio.sqlite3"
 
 
 class Files(SimpleHTTPRequestHandler):
@@ -129,6 +135,27 @@ def test_of_several_answers_of_one_person_the_newest_counts_and_a_skip_never(
     (found,) = label_round.status_of_round(proposed.folder, labels.settings).rankings
     assert (found.annotator, found.edits) == ("ana@example.org", (proposed.other(key),))
     assert [*found.defects.values()] == [("artifact",)]
+
+
+def refusals(labels: Labels) -> int:
+    """How often the server's database was locked when it wanted to write."""
+    return (labels.folder / "label-studio" / "label-studio.log").read_text().count("database is locked")
+
+
+def test_an_answer_that_meets_a_locked_database_is_sent_again(labels: Labels, proposed: Proposed) -> None:
+    state, before = label_round.open_round(proposed.folder, labels.settings), refusals(labels)
+    key, task = min(labels.tasks(state).items())
+    with labels.annotator("ana") as ana, ThreadPoolExecutor(1) as thread:
+        with closing(sqlite3.connect(labels.folder / "label-studio" / DATABASE)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            sent = thread.submit(ana.submit, task, proposed.answer(key, proposed.best[key]), f"locked {task}")
+            while refusals(labels) == before:
+                assert not sent.done()
+                time.sleep(0.1)
+        sent.result()
+    assert picked(label_round.status_of_round(proposed.folder, labels.settings).rankings) == {
+        (key, "ana@example.org"): proposed.best[key]
+    }
 
 
 def test_an_answer_that_can_t_be_read_is_named_and_keeps_none_back(labels: Labels, proposed: Proposed) -> None:

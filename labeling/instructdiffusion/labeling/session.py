@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from instructdiffusion.model.errors import ConfigError, InstructDiffusionError, ServiceError
 
 if TYPE_CHECKING:
-    pass
+    import httpx
 
 ADDRESS = "INSTRUCTDIFFUSION_LABEL_URL"
 TOKEN = "INSTRUCTDIFFUSION_LABEL_TOKEN"
+TRIES = 6  # on SQLite a request fails (500, "database is locked") while others write
 
 
 class Session:
@@ -42,7 +43,7 @@ class Session:
         """Submit an answer to a task; a second one of the same name changes nothing."""
         body = {"result": result, "lead_time": seconds, "unique_id": str(uuid.uuid5(uuid.NAMESPACE_URL, name))}
         with explained(self.url):
-            answer = self._browser.post(f"/api/tasks/{task}/annotations/", json=body)
+            answer = self._post(f"/api/tasks/{task}/annotations/", json=body)
         if answer.status_code not in (201, 409):  # 409: one of that name is there
             raise ServiceError(f"Label Studio at {self.url} took no answer to task {task} ({answer.status_code})")
 
@@ -53,7 +54,24 @@ class Session:
     def _enter(self, page: str, email: str, password: str) -> bool:
         self._browser.get(page).raise_for_status()
         form = {"email": email, "password": password, "csrfmiddlewaretoken": self._browser.cookies.get("csrftoken")}
-        return self._browser.post(page, data=form).status_code == 302  # the form again: refused
+        return self._post(page, data=form).status_code == 302  # the form again: refused
+
+    def _post(self, path: str, **body: Any) -> httpx.Response:
+        """Send something that may come twice, and again where it met a database that others wrote to."""
+        import httpx
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+        tries = Retrying(
+            retry=retry_if_exception_type(httpx.HTTPStatusError),
+            stop=stop_after_attempt(TRIES),
+            wait=wait_random_exponential(max=5),
+            reraise=True,
+        )
+        return tries(self._posted, path, **body)
+
+    def _posted(self, path: str, **body: Any) -> httpx.Response:
+        answer = self._browser.post(path, **body)
+        return answer.raise_for_status() if answer.is_server_error else answer
 
 
 @contextmanager
