@@ -29,7 +29,7 @@ def compile_pipelines(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the pipelines for Kubeflow Pipelines: data, train, align, release, end-to-end."""
+    """Write the pipelines for Kubeflow Pipelines: data, train, align, release, benchmark, end-to-end."""
     from instructdiffusion.pipelines.compiling import Cluster, compile_all
     from instructdiffusion.pipelines.parameters import PRESETS, changed
 
@@ -40,7 +40,7 @@ def compile_pipelines(
 
 
 def submit(
-    name: Annotated[str, typer.Argument(help="data, train, align, release or end-to-end")],
+    name: Annotated[str, typer.Argument(help="data, train, align, release, benchmark or end-to-end")],
     host: Annotated[
         str, typer.Option(help="http(s)://host:port of Kubeflow Pipelines", envvar="INSTRUCTDIFFUSION_PIPELINES_HOST")
     ] = "",
