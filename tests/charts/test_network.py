@@ -18,6 +18,7 @@ NEEDED = {
     ("label-studio", "store"),  # pictures pass through it
     ("reconciler", "mlflow"),  # reads the alias
     ("training", "training"),  # ranks exchange gradients; data, weights and what they report go by volume and log
+    ("training", "mlflow"),  # each node tells how its machine does
     ("serving", "store"),  # KServe fetches weights in its pod
     ("test", "mlflow"),
     ("test", "label-studio"),

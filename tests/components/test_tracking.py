@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from instructdiffusion.components.process import LOOPBACK, free_ports
 from instructdiffusion.components.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 from instructdiffusion.components.reporter import TrackingReporter
 from instructdiffusion.components.servers import Server
 from instructdiffusion.components.tracking import TrackedRun, Tracker
+from instructdiffusion.components.training_node import monitored
 from instructdiffusion.model.errors import ConfigError, DataError, ServiceError
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
@@ -61,6 +64,31 @@ def test_the_run_that_the_pipeline_engine_opened_is_joined(
     assert tracker.open_run("inner").run_id == outer.run_id
 
 
+def test_nodes_are_told_which_run_to_write_to_and_no_credentials(
+    tracker: Tracker, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")  # as the pipeline engine sets it
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
+    run = tracker.open_run(name)
+    given = {"MLFLOW_TRACKING_URI": tracker.uri, "MLFLOW_RUN_ID": run.run_id, "MLFLOW_EXPERIMENT_ID": "7"}
+    assert run.environment() == given
+    assert "MLFLOW_TRACKING_URI" not in TrackedRun(run.client, "http://me:secret@mlflow:5000", "1").environment()
+
+
+def test_a_tracker_that_is_down_costs_a_node_its_metrics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    address = f"http://127.0.0.1:{free_ports(1)[0]}"
+    with monitored({"MLFLOW_TRACKING_URI": address, "MLFLOW_RUN_ID": "1"}):
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("environment", [{}, {"MLFLOW_RUN_ID": "1"}, {"MLFLOW_TRACKING_URI": "x", "LOCAL_RANK": "1"}])
+def test_a_process_without_a_run_and_the_second_of_a_node_monitor_nothing(environment: dict[str, str]) -> None:
+    with monitored(environment):
+        assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """One try a request."""
@@ -87,17 +115,20 @@ def test_a_tracker_that_is_down_never_stops_a_training(caplog: pytest.LogCapture
 
 
 @pytest.mark.usefixtures("impatient")
-def test_what_an_outage_held_back_is_sent_later(tracker: Tracker, name: str) -> None:
+def test_what_an_outage_held_back_is_sent_later(tracker: Tracker, name: str, tmp_path: Path) -> None:
     run = tracker.open_run(name)
     dead = Tracker(f"http://127.0.0.1:{free_ports(1)[0]}", "x")
     reporter = TrackingReporter(TrackedRun(dead.client, dead.uri, run.run_id), interval=0, pause=0)
     reporter.metrics({"loss": 1.0}, step=1)
-    reporter.image("samples", PICTURE)
+    Image.fromarray(PICTURE).save(tmp_path / "sheet.png")
+    reporter.image("samples", tmp_path / "sheet.png", step=1)
     reporter._run = run  # the tracker answers again
     reporter.metrics({"loss": 0.5}, step=2)
     assert reporter.close() == 0
     history = tracker.client.get_metric_history(run.run_id, "loss")
     assert sorted((m.step, m.value) for m in history) == [(1, 1.0), (2, 0.5)]
+    (picture, _) = sorted(file.path for file in tracker.client.list_artifacts(run.run_id, "images"))
+    assert picture.startswith("images/samples%step%1%")
 
 
 def test_a_tracker_that_is_down_is_one_line(name: str) -> None:

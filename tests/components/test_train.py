@@ -1,35 +1,35 @@
-"""The train step for real: a tiny model, DeepSpeed, two ranks."""
+"""The train step for real: a tiny model, DeepSpeed, two nodes, a tracker."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from components.conftest import Servers
 
 from instructdiffusion.components import encode, synthesize, train
+from instructdiffusion.components.reporter import TrackingReporter
+from instructdiffusion.components.settings import Settings, Training
+from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.model.errors import ServiceError
 from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.recipes import smoke
+from instructdiffusion.model.report import Silent
 
 pytest.importorskip("deepspeed")
 
 
-class Heard:
-    """A reporter that keeps what it is told."""
+class Progress(Silent):
+    """A reporter that keeps how far a training was."""
 
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-        self.done: list[tuple[int, int]] = []
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        self.steps.append(step)
+    def __init__(self, done: list[tuple[int, int]]) -> None:
+        self.done = done
 
     def progress(self, done: int, total: int, text: str) -> None:
         self.done.append((done, total))
-
-    def image(self, name: str, picture: Any) -> None:
-        raise AssertionError("this training shows no pictures")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tiny untrained model, and latents under it."""
     from instructdiffusion.model import network
     from instructdiffusion.model.data.shards import read_triplets
-    from instructdiffusion.model.recipes import smoke
 
     folder, run = tmp_path_factory.mktemp("prepared"), smoke()
     counts = {"remove": 4, "denoise": 4}
@@ -47,27 +46,67 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return encode.run(shards, model, folder / "latents", states=not run.train_text).path, model
 
 
+@dataclass
+class Trained:
+    """A training on two nodes of one process each, and all that was told of it."""
+
+    out: Path
+    weights: Path
+    client: Any
+    run_id: str
+    done: list[tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: tuple[Path, Path], servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    (data, model), out, done = prepared, tmp_path_factory.mktemp("trained") / "out", list[tuple[int, int]]()
+    tracker = Tracker(servers.tracker.address, "tests")
+    with pytest.MonkeyPatch.context() as patch, tracker.open_run("two nodes") as tracked:
+        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+        reporter = TrackingReporter(tracked, on_progress=lambda *told: done.append(told[:2]), interval=0)
+        told: dict[str, Any] = {"env": tracked.environment(), "report": reporter}
+        weights = train.run(smoke(), data, out, model=model, nodes=2, processes_per_node=1, **told)
+        assert reporter.close() == 0
+    return Trained(out, weights, tracker.client, tracked.run_id, done)
+
+
 @pytest.mark.slow
-def test_a_training_runs_once_and_another_one_never_gets_its_weights(
-    prepared: tuple[Path, Path], tmp_path: Path
+def test_two_nodes_train_and_all_is_told_to_the_tracker(prepared: tuple[Path, Path], trained: Trained) -> None:
+    steps = smoke().optim.steps
+    assert trained.done[-1] == (steps, steps)
+    assert digest_of(trained.weights) != digest_of(prepared[1])
+    assert json.loads((trained.out / "training.json").read_text())["processes"] == 2
+    environment = json.loads((trained.out / "job.json").read_text())["spec"]["trainer"]["env"]
+    assert {"name": "MLFLOW_RUN_ID", "value": trained.run_id} in environment
+    told = trained.client.get_run(trained.run_id).data.metrics
+    assert {"loss", "gradient_norm", "average_distance", "mixture/off", "waiting", "memory_gib"} <= {*told}
+    history = trained.client.get_metric_history(trained.run_id, "loss")
+    assert sorted(point.step for point in history) == [*range(1, steps + 1)]
+    pictures = {file.path.split("%")[2] for file in trained.client.list_artifacts(trained.run_id, "images")}
+    assert pictures == {"2", "4"}  # the steps that sheets were drawn at
+
+
+@pytest.mark.slow
+def test_each_node_tells_how_its_machine_does(trained: Trained) -> None:
+    told = trained.client.get_run(trained.run_id).data.metrics
+    for node in ("node-0", "node-1"):
+        assert told[f"system/{node}/system_memory_usage_megabytes"] > 0
+
+
+@pytest.mark.slow
+def test_what_is_trained_is_not_trained_again_and_another_training_never_gets_its_weights(
+    prepared: tuple[Path, Path], trained: Trained
 ) -> None:
-    from instructdiffusion.model.recipes import smoke
-
-    (data, model), out, heard, run = prepared, tmp_path / "out", Heard(), smoke()
-    weights = train.run(run, data, out, model=model, report=heard)
-    steps = run.optim.steps
-    assert heard.done[-1] == (steps, steps)
-    assert heard.steps == list(range(1, steps + 1))
-    assert digest_of(weights) != digest_of(model)
-    assert json.loads((out / "training.json").read_text())["processes"] == 2
-
-    again = Heard()
-    assert train.run(run, data, out, model=model, report=again) == weights
-    assert again.steps == []
+    (data, model), run = prepared, smoke()
+    before = len(trained.done)
+    settings = Settings(training=Training(nodes=1, processes=2))  # the same number of processes
+    again = train.run(run, data, trained.out, model=model, report=Progress(trained.done), settings=settings)
+    assert again == trained.weights
+    assert len(trained.done) == before
 
     wrong = run.model_copy(update={"train_text": False})  # the latents hold tokens, no states
     with pytest.raises(ServiceError, match=r"rank 0 ended with .*train_text=False; encode again") as caught:
-        train.run(wrong, data, out, model=model, processes_per_node=1)
+        train.run(wrong, data, trained.out, model=model, processes_per_node=1)
     assert "\n" not in str(caught.value)
-    assert not weights.exists()
-    assert not (out / "DONE").exists()
+    assert not trained.weights.exists()
+    assert not (trained.out / "DONE").exists()

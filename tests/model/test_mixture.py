@@ -10,6 +10,7 @@ import pytest
 
 from instructdiffusion.model import recipes
 from instructdiffusion.model.config import override
+from instructdiffusion.model.data.draws import Draws, figures
 from instructdiffusion.model.data.latents import Latents
 from instructdiffusion.model.data.mixture import AT_HAND, Heap, Mixture
 from instructdiffusion.model.errors import ConfigError
@@ -87,3 +88,23 @@ def test_weights_of_a_run_replace_those_of_the_data_and_have_to_name_a_source(la
     run = override(recipes.smoke(), ["weights.scenes=0.5"])
     with pytest.raises(ConfigError, match="no source is named scenes; there is none that has a name"):
         opened.mixture(0, run.weights)
+
+
+def test_what_was_drawn_so_far_is_counted_from_the_place_alone() -> None:
+    for place in (0, 1, 13_000, 29_999):
+        drawn = mixture().draws(range(place))
+        assert mixture().counts(place).tolist() == np.bincount(drawn, minlength=8840).tolist()
+
+
+def test_shares_are_those_drawn_beside_those_declared() -> None:
+    sizes = {"few": (100, 3.0), "many": (700, 1.0)}
+    tasks = np.array(["add", "remove"] * 400)
+    draws = Draws(mixture(sizes), tasks)
+    whole = draws.shares(1000)  # an epoch
+    assert whole["source"] == {"few": {"declared": 0.3, "drawn": 0.3}, "many": {"declared": 0.7, "drawn": 0.7}}
+    assert whole["task"]["add"]["declared"] == 0.5
+    owned = owners(mixture(sizes).draws(range(90)), sizes)
+    told = figures(draws.shares(90))
+    assert told["mixture/source/few"] == pytest.approx(owned["few"] / 90)
+    assert told["mixture/off"] >= abs(told["mixture/source/few"] - 0.3)
+    assert "source" not in Draws(mixture({"": (800, 1.0)}), tasks).shares(10)  # it has no name to tell

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instructdiffusion.components.tracking import TrackedRun, points, shown
@@ -45,11 +46,10 @@ class TrackingReporter:
         self._run, self._on_progress, self._interval, self._pause = run, on_progress, interval, pause
         self._metrics: list[Metric] = []
         self._pictures: deque[tuple[str, NDArray[np.uint8], int]] = deque(maxlen=16)
-        self._next, self._wait, self._step, self._warned = 0.0, pause, 0, False
+        self._next, self._wait, self._warned = 0.0, pause, False
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Keep and, when the interval is over, send."""
-        self._step = step
         self._metrics += points(values, step)
         self._maybe_send()
 
@@ -58,9 +58,9 @@ class TrackingReporter:
         if self._on_progress is not None:
             self._on_progress(done, total, text)
 
-    def image(self, name: str, picture: NDArray[np.uint8]) -> None:
-        """Keep a picture, uint8 HxWx3, as a frame of the series `name` at the last step, and send."""
-        self._pictures.append((name, picture, self._step))
+    def image(self, name: str, file: Path, step: int) -> None:
+        """Keep a picture as a frame of the series `name`, and send; OSError if the file is none."""
+        self._pictures.append((name, _read(file), step))
         self._maybe_send()
 
     def close(self) -> int:
@@ -89,3 +89,12 @@ class TrackingReporter:
             self._wait = min(2 * self._wait, 8 * self._pause)
         else:
             self._next, self._wait = time.monotonic() + self._interval, self._pause
+
+
+def _read(file: Path) -> NDArray[np.uint8]:
+    """A picture as uint8 HxWx3."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))

@@ -104,6 +104,12 @@ class TrackedRun:
         """`client` speaks to the server at `uri`, where the run `run_id` exists."""
         self.client, self.uri, self.run_id = client, uri, run_id
 
+    def environment(self) -> dict[str, str]:
+        """The variables by which another process writes into this run; credentials are not among them."""
+        address = {} if shown(self.uri) != self.uri else {"MLFLOW_TRACKING_URI": self.uri}
+        handed_on = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_WORKSPACE")  # of the run that the pipeline engine opened
+        return {**address, "MLFLOW_RUN_ID": self.run_id, **{n: os.environ[n] for n in handed_on if n in os.environ}}
+
     def params(self, values: Mapping[str, Any]) -> None:
         """Write parameters; nested ones get dotted names. A written value can't change: MLflow's rule."""
         from mlflow.entities import Param
@@ -227,11 +233,16 @@ class TrackedRun:
 
 def connect(uri: str) -> MlflowClient:
     """A client of the server at `uri` that gives up within seconds when it is down."""
-    for name, value in QUICK.items():
-        os.environ.setdefault(name, value)  # MLflow reads these at each request
+    hurry()
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def hurry() -> None:
+    """Let all clients of MLflow in this process give up within seconds."""
+    for name, value in QUICK.items():
+        os.environ.setdefault(name, value)  # MLflow reads these at each request
 
 
 @contextmanager

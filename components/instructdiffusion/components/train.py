@@ -4,7 +4,7 @@ The training tells its progress as JSON lines on rank 0's standard output:
 
     {"progress": 3, "total": 10, "text": "loss 0.12"}       shown with the time left
     {"metrics": {"loss": 0.12}, "step": 3}                  written to the tracker
-    {"image": "segmentation", "path": "/.../grid.png"}      likewise
+    {"image": "samples", "path": "/.../x.png", "step": 3}   likewise
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def relay(report: Reporter) -> Callable[[dict[str, Any]], None]:
                 values = {str(k): float(v) for k, v in event["metrics"].items()}
                 report.metrics(values, int(event["step"]))
             elif "image" in event:
-                report.image(str(event["image"]), _picture(Path(event["path"])))
+                report.image(str(event["image"]), Path(event["path"]), int(event["step"]))
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             log.warning("an event of the training can't be read (%s): %s", error, str(event)[:200])
 
@@ -171,7 +171,7 @@ def _shared(out: Path, data: Path, model: Path | None) -> tuple[Path, Path | Non
 
 
 def _command(out: Path, data: Path, model: Path | None) -> list[str]:
-    command = ["python", "-m", "instructdiffusion.model.train_main"]
+    command = ["python", "-m", "instructdiffusion.components.training_node"]
     command += ["--run", str(out / "run.json"), "--data", str(data), "--out", str(out)]
     return command if model is None else [*command, "--model", str(model)]
 
@@ -190,11 +190,3 @@ def _is_done(out: Path, inputs: Mapping[str, Any]) -> bool:
     if known.get("inputs") != inputs or not (out / "model").is_dir():
         return False
     return bool(known.get("digest") == digest_of(out / "model"))
-
-
-def _picture(path: Path) -> Any:
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))

@@ -157,6 +157,9 @@ class Run(Section):
     seed: int = Field(0, description="of initialisation, order and noise")
     checkpoint_every: int = Field(500, description="steps between checkpoints", ge=1)
     log_every: int = Field(25, description="steps between metrics", ge=1)
+    samples_every: int = Field(
+        0, description="steps between sheets of samples, which the averaged weights make; 0: none", ge=0
+    )
 
     @model_validator(mode="after")
     def _offloads_what_is_split(self) -> Self:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from math import gcd
 from typing import Any, Self
 
@@ -78,6 +79,11 @@ def start(run: Run, objective: nn.Module) -> Any:
     return engine
 
 
+def is_first() -> bool:
+    """Whether this is the first process of its group, which speaks for all; known before they are joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Stop:
     """Whether this process was told to end by SIGTERM, as a node's is before the node is taken away.
 
@@ -106,10 +112,42 @@ class Stop:
 
 def any_process(flag: bool) -> bool:
     """Whether `flag` is true on any process; all of them ask."""
+    return bool(largest([flag])[0])
+
+
+def largest(values: Sequence[float]) -> list[float]:
+    """Of each value the largest of any process; all of them ask."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = torch.tensor(int(flag), device=device)
+    found = torch.tensor([float(value) for value in values], device=device, dtype=torch.float64)
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-    return bool(found.item())
+    return [float(value) for value in found]
+
+
+def step(engine: Any) -> Any:
+    """One step of the optimizer, or one more part of its batch; returns the norm of the gradient before it is cut."""
+    if engine.zero_optimization():
+        engine.step()
+        return engine.get_global_grad_norm()
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients) if engine.is_gradient_accumulation_boundary() else None
+    engine.step()
+    return norm
+
+
+def distance(engine: Any, average: Sequence[torch.Tensor]) -> float:
+    """How far the weights are from their average, as a share of their own length; all processes ask."""
+    weights = [weight.detach() for weight in held(engine)]
+    pairs = zip(weights, average, strict=True)
+    squares = torch.stack(
+        [
+            torch.stack([(weight - mean.to(weight)).square().sum().double() for weight, mean in pairs]).sum(),
+            torch.stack([weight.square().sum().double() for weight in weights]).sum(),
+        ]
+    ).to(engine.device)
+    if engine.zero_optimization_partition_weights():  # each process has its part alone
+        torch.distributed.all_reduce(squares)
+    apart, length = squares.sqrt().tolist()
+    return float(apart / max(length, 1e-12))
 
 
 def held(engine: Any) -> list[nn.Parameter]:
@@ -118,6 +156,21 @@ def held(engine: Any) -> list[nn.Parameter]:
     if not engine.zero_optimization_partition_weights():
         return weights
     return [nn.Parameter(p.ds_tensor.data) for p in weights]
+
+
+def whole(engine: Any, average: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The average of each weight that learns in its own shape, of the parts that processes hold; all of them ask."""
+    if not engine.zero_optimization_partition_weights():
+        return list(average)
+    weights = [p for p in engine.module.parameters() if p.requires_grad]
+    return [_joined(engine, weight, part) for weight, part in zip(weights, average, strict=True)]
+
+
+def _joined(engine: Any, weight: Any, part: torch.Tensor) -> torch.Tensor:
+    mine = part.to(engine.device)
+    parts = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, mine)
+    return torch.cat(parts)[: weight.ds_numel].view(weight.ds_shape).cpu()
 
 
 def gather(engine: Any) -> None:

@@ -33,7 +33,7 @@ _NANO = Diffusion(
 
 def paper() -> Run:
     """Stage 2 at full size: SD 1.5, 256 pixels, batch 3072, 200 epochs of 955 000 triplets (paper, section 4.1)."""
-    return Run(name="paper", network=Network(size=256), optim=Optim(gradient_checkpointing=True))
+    return Run(name="paper", network=Network(size=256), optim=Optim(gradient_checkpointing=True), samples_every=500)
 
 
 def paper_adapt() -> Run:
@@ -48,13 +48,15 @@ def paper_align() -> Run:
     run = paper()
     optim = run.optim.model_copy(update={"steps": 160, "batch_size": 64, "micro_batch": 8})
     changes = {"name": "paper_align", "optim": optim, "ema_decay": 0.99, "seed": 1, "checkpoint_every": 16}
+    changes["samples_every"] = 40
     return run.model_copy(update=changes)
 
 
 def small() -> Run:
     """Stage 2 on one GPU: SD 1.5 at 256 pixels, adapters in place of all weights, a batch of 128."""
     optim = Optim(steps=20_000, batch_size=128, micro_batch=16, warmup=500, gradient_checkpointing=True, zero_stage=0)
-    return Run(name="small", network=Network(size=256), optim=optim, lora=Lora(rank=64, alpha=64), ema_decay=0.999)
+    run = Run(name="small", network=Network(size=256), optim=optim, lora=Lora(rank=64, alpha=64), ema_decay=0.999)
+    return run.model_copy(update={"samples_every": 500})
 
 
 def small_adapt() -> Run:
@@ -69,6 +71,7 @@ def small_align() -> Run:
     run = small()
     optim = run.optim.model_copy(update={"steps": 160, "batch_size": 64, "warmup": 10})
     changes = {"name": "small_align", "optim": optim, "ema_decay": 0.99, "seed": 1, "checkpoint_every": 16}
+    changes["samples_every"] = 40
     return run.model_copy(update=changes)
 
 
@@ -94,6 +97,7 @@ def base() -> Run:
         ema_decay=0.999,
         train_text=True,
         checkpoint_every=250,
+        samples_every=1_000,
     )
 
 
@@ -114,6 +118,7 @@ def train() -> Run:
         ema_decay=0.99,
         checkpoint_every=20,
         log_every=5,
+        samples_every=20,
     )
 
 
@@ -143,6 +148,7 @@ def smoke() -> Run:
         train_text=True,
         checkpoint_every=2,
         log_every=1,
+        samples_every=2,
     )
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Protocol
-
-from instructdiffusion.model.task import Image
 
 
 class Reporter(Protocol):
@@ -19,8 +18,8 @@ class Reporter(Protocol):
     def progress(self, done: int, total: int, text: str) -> None:
         """How far the job is."""
 
-    def image(self, name: str, picture: Image) -> None:
-        """A picture to look at."""
+    def image(self, name: str, file: Path, step: int) -> None:
+        """A picture to look at, of an optimizer step: a PNG file that stays where it is."""
 
 
 class Silent:
@@ -28,7 +27,7 @@ class Silent:
 
     def metrics(self, values: dict[str, float], step: int) -> None: ...
     def progress(self, done: int, total: int, text: str) -> None: ...
-    def image(self, name: str, picture: Image) -> None: ...
+    def image(self, name: str, file: Path, step: int) -> None: ...
 
 
 SILENT = Silent()
@@ -45,8 +44,9 @@ class Lines:
         """`{"progress": done, "total": total, "text": text}`."""
         self._write({"progress": done, "total": total, "text": text})
 
-    def image(self, name: str, picture: Image) -> None:
-        """Pictures don't go over a line of text."""
+    def image(self, name: str, file: Path, step: int) -> None:
+        """`{"image": name, "path": file, "step": n}`."""
+        self._write({"image": name, "path": str(file.absolute()), "step": step})
 
     def _write(self, document: dict[str, object]) -> None:
         sys.stdout.write(json.dumps(document) + "\n")

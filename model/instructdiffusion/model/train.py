@@ -8,29 +8,31 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save
 
-from instructdiffusion.model import checkpoint, engine, lora, network
+from instructdiffusion.model import checkpoint, curve, engine, lora, network
 from instructdiffusion.model.config import Run
+from instructdiffusion.model.data import draws
 from instructdiffusion.model.data.batches import Batches
+from instructdiffusion.model.data.draws import Draws
 from instructdiffusion.model.data.live import open_batches
 from instructdiffusion.model.data.mixture import Mixture
 from instructdiffusion.model.diffusion import Objective
 from instructdiffusion.model.errors import DataError, Interrupted
 from instructdiffusion.model.files import write_atomic
+from instructdiffusion.model.gauges import Gauges
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import SILENT, Clock, Reporter
+from instructdiffusion.model.samples import Samples
 
 log = logging.getLogger(__name__)
-MODEL, SUMMARY, CURVE, ADAPTER = "model", "training.json", "curve.jsonl", "adapter"
+MODEL, RUN, SUMMARY, ADAPTER = "model", "run.json", "training.json", "adapter"
 BAD = "bad-batch-{rank}.safetensors"
 
 
@@ -53,19 +55,20 @@ def train(run: Run, data: Path | str, model: Path | Model | None, out: Path | st
     batches = open_batches(data, nets, run.train_text)
     mixture = batches.mixture(run.seed, run.weights)
     with engine.Stop() as stop:
-        job = _start(run, nets, out, stop)
+        job = _start(run, nets, data, out, stop)
         batches.to(job.engine.device)
-        clock, sums = Clock(run.optim.steps, job.step), defaultdict[str, list[float]](list)
+        clock, drawn = Clock(run.optim.steps, job.step), Draws(mixture, batches.tasks)
         while job.step < run.optim.steps:
-            for task, loss in _step(job, batches, mixture, out):
-                sums[task].append(loss)
+            with job.gauges.step():
+                _step(job, batches, mixture, out)
             job.step += 1
             if job.step % run.log_every == 0 or job.step == run.optim.steps:
-                _tell(job, sums, clock, report, out)
-                sums.clear()
+                _tell(job, drawn, clock, report, out)
             if job.step < run.optim.steps:
                 _keep(job, out)
-        return _finish(job, nets, out, len(batches))
+            if run.samples_every and (job.step % run.samples_every == 0 or job.step == run.optim.steps):
+                _show(job, report, out)
+        return _finish(job, nets, out, drawn)
 
 
 @dataclass
@@ -79,6 +82,8 @@ class _Job:
     rank: int
     world: int
     stop: engine.Stop
+    samples: Samples | None = None  # of the first process, where they are asked for
+    gauges: Gauges = field(default_factory=Gauges)
     step: int = 0
     bad: int = 0  # steps in a row with a loss that was no number
     before: float = 0.0  # seconds of training before this process started
@@ -89,7 +94,7 @@ class _Job:
         return self.before + time.monotonic() - self.began
 
 
-def _start(run: Run, nets: Model, out: Path, stop: engine.Stop) -> _Job:
+def _start(run: Run, nets: Model, data: Path, out: Path, stop: engine.Stop) -> _Job:
     torch.manual_seed(run.seed)
     learns = [nets.unet, nets.text_encoder] if run.train_text else [nets.unet]
     for part in learns:
@@ -108,44 +113,48 @@ def _start(run: Run, nets: Model, out: Path, stop: engine.Stop) -> _Job:
     pixel_scale = getattr(nets.vae, "spread", None) if diffusion.relative else None
     bf16 = engine.use_bf16(run)
     objective = Objective(nets.unet, text_encoder, null_text, nets.scheduler, diffusion, pixel_scale, bf16, nets.scale)
+    samples = Samples.of(run, nets, data) if run.samples_every and engine.is_first() else None  # before any is split
     wrapped = engine.start(run, objective)
     ema = EMAModel(engine.held(wrapped), decay=run.ema_decay, foreach=True)
     null_tokens = null_tokens.to(wrapped.device)
-    job = _Job(run, wrapped, ema, null_tokens, torch.distributed.get_rank(), torch.distributed.get_world_size(), stop)
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if rank == 0:
+        write_atomic(out / RUN, run.model_dump_json(indent=1))
+    job = _Job(run, wrapped, ema, null_tokens, rank, world, stop, samples)
     job.step, job.before = checkpoint.resume(out / "checkpoints", wrapped, ema.shadow_params)
     ema.optimization_step = job.step
     return job
 
 
-def _step(job: _Job, batches: Batches, mixture: Mixture, out: Path) -> list[tuple[str, float]]:
-    """One optimizer step; returns (task, loss) of this process's triplets, without those whose loss is no number."""
+def _step(job: _Job, batches: Batches, mixture: Mixture, out: Path) -> None:
+    """One optimizer step; the losses of this process's triplets are kept, but for those that are no numbers."""
     for group in job.engine.optimizer.param_groups:
         group["lr"] = engine.learning_rate(job.run, job.step)
     generator = torch.Generator().manual_seed(hash((job.run.seed, job.step, job.rank)) & 0x7FFFFFFF)
     first, size = job.step * job.run.optim.batch_size, job.run.optim.batch_size
     numbers = mixture.draws(range(first, first + size))[job.rank :: job.world]
-    told: list[tuple[str, float]] = []
     bad: list[int] = []
     left_out = False
     micro = job.engine.train_micro_batch_size_per_gpu()
     for start in range(0, len(numbers), micro):
         part = numbers[start : start + micro]
-        source, target, text = (tensor.to(job.engine.device) for tensor in batches.batch(part))
+        with job.gauges.waiting():
+            source, target, text = (tensor.to(job.engine.device) for tensor in batches.batch(part))
         losses = job.engine(source, target, text, job.null_tokens, generator)
         fine = bool(losses.isfinite().all())
         if fine:
-            told += zip(batches.tasks[part].tolist(), losses.detach().tolist(), strict=True)
+            for task, loss in zip(batches.tasks[part].tolist(), losses.detach().tolist(), strict=True):
+                job.gauges.losses[task].append(loss)
         else:
             bad += part
         if engine.any_process(not fine):  # then nobody's part counts: DeepSpeed's processes step in time
             blank = torch.zeros_like(source), torch.ones_like(target), text
             losses, left_out = job.engine(*blank, job.null_tokens, generator) * 0.0, True
         job.engine.backward(losses.mean())
-        job.engine.step()
+        job.gauges.gradient_norm = engine.step(job.engine)
     job.ema.step(engine.held(job.engine))
     job.bad = job.bad + 1 if left_out else 0
     _leave_out(job, batches, bad, out)
-    return told
 
 
 def _leave_out(job: _Job, batches: Batches, bad: list[int], out: Path) -> None:
@@ -186,22 +195,29 @@ def _keep(job: _Job, out: Path) -> None:
         raise Interrupted(f"told to stop after step {job.step} of {job.run.optim.steps}; the same command goes on")
 
 
-def _tell(job: _Job, sums: dict[str, list[float]], clock: Clock, report: Reporter, out: Path) -> None:
+def _tell(job: _Job, drawn: Draws, clock: Clock, report: Reporter, out: Path) -> None:
+    """Read the gauges and begin anew; every process does, the first one tells."""
+    optim = job.run.optim
+    metrics = job.gauges.read(job.engine, job.ema.shadow_params, optim.batch_size)
+    job.gauges = Gauges()
     if job.rank:
         return
-    losses = {f"loss/{task}": float(np.mean(values)) for task, values in sorted(sums.items())}
-    if everything := [v for values in sums.values() for v in values]:
-        losses["loss"] = float(np.mean(everything))
-    losses["learning_rate"] = engine.learning_rate(job.run, job.step - 1)
-    report.metrics(losses, job.step)
-    text = clock.text(job.step, "triplets", job.run.optim.batch_size)
-    report.progress(job.step, job.run.optim.steps, f"loss {losses.get('loss', float('nan')):.4f}, {text}")
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / CURVE).open("a") as file:
-        file.write(json.dumps({"step": job.step, **losses}) + "\n")
+    metrics["learning_rate"] = engine.learning_rate(job.run, job.step - 1)
+    metrics |= draws.figures(drawn.shares(job.step * optim.batch_size))
+    report.metrics(metrics, job.step)
+    text = clock.text(job.step, "triplets", optim.batch_size)
+    report.progress(job.step, optim.steps, f"loss {metrics.get('loss', float('nan')):.4f}, {text}")
+    curve.append(out, {"step": job.step, "seconds": job.seconds, **metrics})
 
 
-def _finish(job: _Job, nets: Model, out: Path, count: int) -> Path:
+def _show(job: _Job, report: Reporter, out: Path) -> None:
+    """A sheet of samples, by the first process; the average's parts are those of all."""
+    average = engine.whole(job.engine, job.ema.shadow_params)
+    if job.samples is not None:
+        report.image("samples", job.samples.sheet(average, out, job.step), job.step)
+
+
+def _finish(job: _Job, nets: Model, out: Path, drawn: Draws) -> Path:
     _check_weights(job)
     job.ema.copy_to(engine.held(job.engine))
     engine.gather(job.engine)
@@ -214,20 +230,14 @@ def _finish(job: _Job, nets: Model, out: Path, count: int) -> Path:
         summary = {
             "run": run.model_dump(),
             "steps": job.step,
-            "triplets": count,
+            "triplets": drawn.count,
             "triplets_per_second": job.step * run.optim.batch_size / job.seconds,
             "seconds": job.seconds,
             "processes": job.world,
             "bf16": engine.use_bf16(run),
-            "curve": _curve(out),
+            "mixture": drawn.shares(job.step * run.optim.batch_size),
+            "curve": curve.read(out),
         }
         write_atomic(out / SUMMARY, json.dumps(summary, indent=1))
     torch.distributed.barrier()
     return out / MODEL
-
-
-def _curve(out: Path) -> list[dict[str, float]]:
-    """The metrics by step; of a step that was done twice, after a kill, the later."""
-    path = out / CURVE
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return [row for _, row in sorted({row["step"]: row for row in rows}.items())]

@@ -60,21 +60,23 @@ def train(
             report = Lines() if tracked is None else TrackingReporter(tracked, on_progress=here.progress)
             if tracked is not None:
                 tracked.params(settings.model_dump())
-            made_here = run(settings, Path(latents.path), out, model=Path(model.path), name=name, report=report)
+            env = tracked.environment() if tracked else None
+            data, start = Path(latents.path), Path(model.path)
+            made_here = run(settings, data, out, model=start, name=name, env=env, report=report)
             if isinstance(report, TrackingReporter):
                 report.close()
         weights = copy(made_here, trained)
         copy(out / "training.json", training)
-        told = json.loads(Path(training.path).read_text())
+        summary = json.loads(Path(training.path).read_text())
         from_what = {"parent": model.metadata["digest"], "data": latents.metadata["digest"]}
         whole = made(weights, "models", digest_of(weights), here.store, {})
         here.keep(trained, whole, name=name, key=out.name, recipe=recipe, steps=steps, **from_what)
         training.metadata["digest"] = digest_of(Path(training.path))
-        figures = {"seconds": told["seconds"], "triplets per second": told["triplets_per_second"]}
-        if told["curve"]:
-            figures["loss"] = told["curve"][-1]["loss"]
+        figures = {"seconds": summary["seconds"], "triplets per second": summary["triplets_per_second"]}
+        if summary["curve"]:
+            figures["loss"] = summary["curve"][-1]["loss"]
         here.measure(metrics, figures)
-        here.show(page, pages.training(told, name))
+        here.show(page, pages.training(summary, name, sorted((out / "samples").glob("*.png"))))
 
 
 @step

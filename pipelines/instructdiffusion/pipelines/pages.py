@@ -30,6 +30,14 @@ TEMPLATE = "page.html.j2"
 SIDE = 128  # pixels of a single picture at most
 SHEET = 640  # and of the width of a contact sheet
 SHOWN = 12  # strips of pictures on a page at most
+SHEETS = 4  # of a training, likewise
+GAUGES = {  # what a training told last, and its digits
+    "gradient_norm": ("gradient norm", 3),
+    "average_distance": ("distance of weights and average", 4),
+    "waiting": ("share of time waiting for triplets", 3),
+    "memory_gib": ("memory, GiB", 1),
+    "gpu_memory_gib": ("memory of the GPU, GiB", 1),
+}
 Table = Sequence[Sequence[object]]  # the first row names the columns
 
 
@@ -158,8 +166,8 @@ def rankings(folder: Path, edits: Path, name: str) -> str:
     return candidates(edits, name, picks)
 
 
-def training(document: Mapping[str, Any], name: str) -> str:
-    """A training: its loss over the steps, how fast it went, and its settings."""
+def training(document: Mapping[str, Any], name: str, samples: Sequence[Path] = ()) -> str:
+    """A training: its loss over the steps, sheets of samples from the first to the last, speed, mixture, settings."""
     facts = {
         "steps": document["steps"],
         "triplets": document["triplets"],
@@ -167,9 +175,25 @@ def training(document: Mapping[str, Any], name: str) -> str:
         "processes": document["processes"],
         "time": duration(document["seconds"]),
     }
-    drawn = curves({name: document})
+    last = document["curve"][-1] if document["curve"] else {}
+    facts |= {words: number(last[key], digits) for key, (words, digits) in GAUGES.items() if key in last}
+    strips = [Strip("loss", [curve]) for curve in curves({name: document}).values()]
+    strips += [Strip(f"samples: {sheet.stem}", [_file(sheet, SHEET)]) for sheet in _spread(samples)]
     settings: Table = [("setting", "value"), *_flat(document.get("run", {}))]
-    return page(name, facts, tables=[settings], strips=[Strip("loss", [curve]) for curve in drawn.values()])
+    mixture = [
+        (group, thing, f"{share['declared']:.1%}", f"{share['drawn']:.1%}")
+        for group, rows in document.get("mixture", {}).items()
+        for thing, share in rows.items()
+    ]
+    tables = [[("mixture", "", "declared", "drawn"), *mixture], settings] if mixture else [settings]
+    notes = ["Samples: source, output of the averaged weights and target, under the same seeds each time."]
+    return page(name, facts, notes=notes if samples else [], tables=tables, strips=strips)
+
+
+def _spread(files: Sequence[Path]) -> list[Path]:
+    """Some of the files, from the first to the last."""
+    few = min(len(files), SHEETS)
+    return [files[at * (len(files) - 1) // max(1, few - 1)] for at in range(few)] if few > 1 else [*files]
 
 
 def evaluation(folder: Path, name: str) -> str:

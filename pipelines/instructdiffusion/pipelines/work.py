@@ -89,7 +89,10 @@ def fit(run: Run, data: Path, model: Path | None, out: Path, processes: int, con
         report = _Shown(progress)
         train.run(run, latents, out / job, model=model, name=run.name, processes_per_node=processes, report=report)
     facts = json.loads((out / job / "training.json").read_text())
-    return {"model": str(out / job / "model"), **{k: v for k, v in facts.items() if k not in ("run", "curve")}}
+    return {
+        "model": str(out / job / "model"),
+        **{k: v for k, v in facts.items() if k not in ("run", "mixture", "curve")},
+    }
 
 
 class _Shown:
@@ -101,8 +104,8 @@ class _Shown:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """The training keeps its curve itself."""
 
-    def image(self, name: str, picture: Any) -> None:
-        """Nowhere to show it."""
+    def image(self, name: str, file: Path, step: int) -> None:
+        """It stays where it is."""
 
 
 def evaluated(model: Path | None, data: Path | None, samples: int, out: Path, console: Console) -> dict[str, Any]:

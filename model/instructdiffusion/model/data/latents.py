@@ -1,7 +1,8 @@
 """Latents: a data set's triplets encoded once, so that training runs neither the autoencoder nor a frozen text encoder.
 
 One safetensors file per thousand triplets (source, target, tokens or text states, task, origin), and a manifest whose
-parent is the triplets' manifest. Files are mapped into memory, not read.
+parent is the triplets' manifest. Files are mapped into memory, not read. The first triplet of each task stays a
+picture, for the sheets of samples that a training draws.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from instructdiffusion.model.data.batches import Batches, heaps_of
 from instructdiffusion.model.data.mixture import Numbers
-from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, read_triplets
+from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, read_triplets, write_shard
 from instructdiffusion.model.device import best
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of
@@ -29,6 +30,7 @@ from instructdiffusion.model.network import Model, load
 from instructdiffusion.model.tasks import EVERY
 
 BATCH = 250  # triplets encoded at once
+FIRST = "first.tar"  # the first triplet of each task, as in a shard
 
 
 def encode(
@@ -56,10 +58,13 @@ def encode(
         )
     out.mkdir(parents=True, exist_ok=True)
     made: list[Shard] = []
+    first: dict[str, Triplet] = {}
     for batch in _batches(read_triplets(shards), BATCH * 4):
         path = out / f"latents-{len(made):05d}.safetensors"
         made.append(_encode_batch(nets, batch, path, states))
+        first = {triplet.ask.task: triplet for triplet in reversed(batch)} | first
         progress(sum(s.count for s in made), parent.total)
+    write_shard(out / FIRST, [first[task] for task in sorted(first)])
     name = "embedded" if model is None else digest_of(model) if isinstance(model, Path) else "in memory"
     settings = {"model": name, "states": states}
     return parent.heir(shards, "encode", settings, shards=tuple(made), report=parent.report).save(out)

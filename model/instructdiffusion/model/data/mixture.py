@@ -74,6 +74,17 @@ class Mixture:
             place = places.start + len(drawn)
         return drawn
 
+    def counts(self, place: int) -> Numbers:
+        """How often each triplet was drawn before a place of the run, by its number."""
+        epoch = self.epoch_of(place)
+        drawn = np.bincount(self.epoch(epoch)[: place - self._before(epoch)], minlength=self._size())
+        for at, heap in enumerate(self.heaps.values()):
+            if before := heap.before(epoch):
+                whole, rest = divmod(before, heap.count)
+                drawn[np.concatenate(heap.files)] += whole
+                drawn[heap.run(whole, (self.seed, at))[:rest]] += 1
+        return drawn
+
     def epoch_of(self, place: int) -> int:
         """The epoch that a place lies in."""
         guess = int(place / sum(heap.weight * heap.count for heap in self.heaps.values()))
@@ -88,6 +99,9 @@ class Mixture:
         if number not in self._epochs:
             self._epochs = {number: self._drawn(number)}  # one is kept: the next step most likely goes on in it
         return self._epochs[number]
+
+    def _size(self) -> int:
+        return sum(heap.count for heap in self.heaps.values())
 
     def _before(self, epoch: int) -> int:
         return sum(heap.before(epoch) for heap in self.heaps.values())

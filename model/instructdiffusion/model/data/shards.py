@@ -183,7 +183,8 @@ def read_samples(folder: Path, shard: Shard) -> Iterator[Sample]:
     """
     path = checked(folder, shard)
     try:
-        for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
+        # Left to itself it refuses to be read by one of several processes of a training.
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False, nodesplitter=None):
             yield {name: sample[name] for name in sample if name == "__key__" or not name.startswith("__")}
     except (tarfile.TarError, ValueError) as error:
         raise _unreadable(path, error) from error

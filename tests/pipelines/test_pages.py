@@ -1,0 +1,50 @@
+"""The page of a training: what it learned, what it drew, and what it cost."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from instructdiffusion.pipelines.pages import training
+
+DOCUMENT = {
+    "steps": 9,
+    "triplets": 50,
+    "triplets_per_second": 4.5,
+    "processes": 2,
+    "seconds": 61.0,
+    "mixture": {"task": {"remove": {"declared": 0.25, "drawn": 0.26}, "add": {"declared": 0.75, "drawn": 0.74}}},
+    "curve": [{"step": 9, "loss": 0.5, "gradient_norm": 0.125, "waiting": 0.02, "memory_gib": 1.53}],
+    "run": {"name": "train"},
+}
+
+
+@pytest.fixture
+def sheets(tmp_path: Path) -> list[Path]:
+    files = [tmp_path / f"step-{step:07d}.png" for step in range(1, 10)]
+    for file in files:
+        Image.new("RGB", (30, 20)).save(file)
+    return files
+
+
+def test_a_training_shows_its_loss_its_gauges_and_its_mixture() -> None:
+    page = training(DOCUMENT, "train")
+    assert page.count("<figure") == 1
+    for part in ("gradient norm", "0.125", "memory, GiB", "1.5", "25.0%", "26.0%"):
+        assert part in page
+    assert "GPU" not in page  # there was none
+    assert "Samples" not in page
+
+
+@pytest.mark.parametrize(("count", "shown"), [(1, [1]), (2, [1, 2]), (9, [1, 3, 6, 9])])
+def test_a_few_sheets_are_shown_from_the_first_to_the_last(count: int, shown: list[int], sheets: list[Path]) -> None:
+    page = training(DOCUMENT, "train", sheets[:count])
+    assert [int(step) for step in re.findall(r"<figcaption>samples: step-(\d+)", page)] == shown
+
+
+def test_a_training_of_an_earlier_version_has_its_page_too() -> None:
+    old = {name: value for name, value in DOCUMENT.items() if name != "mixture"} | {"curve": [{"step": 9, "loss": 0.5}]}
+    assert "gradient norm" not in training(old, "train")
