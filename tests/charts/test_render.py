@@ -129,6 +129,35 @@ def test_the_training_runtime_is_the_one_that_jobs_name(evaluation: list[Object]
     assert container["command"] == job["spec"]["trainer"]["command"]
 
 
+def test_a_training_starts_again_when_a_node_is_taken_away_and_has_time_to_save_itself(
+    evaluation: list[Object],
+) -> None:
+    (runtime,) = [o for o in evaluation if o["kind"] == "TrainingRuntime"]
+    jobs = runtime["spec"]["template"]["spec"]
+    policy, job = jobs["failurePolicy"], jobs["replicatedJobs"][0]["template"]["spec"]
+    (rule,), (disrupted,) = policy["rules"], job["podFailurePolicy"]["rules"]
+    assert (policy["maxRestarts"], rule["action"]) == (0, "RestartJobSetAndIgnoreMaxRestarts")
+    assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+    assert (disrupted["action"], disrupted["onPodConditions"][0]["type"]) == ("FailJob", "DisruptionTarget")
+    pod = job["template"]["spec"]
+    (torchrun,) = [v["value"] for v in pod["containers"][0]["env"] if v["name"] == "PET_SHUTDOWN_TIMEOUT"]
+    assert 10 <= int(torchrun) < pod["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "name"), [("volcano", "volcano"), ("coscheduling", "scheduler-plugins-scheduler")]
+)
+def test_all_nodes_of_a_training_start_at_once_where_a_scheduler_can(
+    scheduler: str, name: str, validate: Validate
+) -> None:
+    values = merged(values_of("evaluation-default"), {"training": {"scheduler": scheduler}})
+    (runtime,) = [o for o in objects_of(values) if o["kind"] == "TrainingRuntime"]
+    assert validate(runtime) == []
+    assert runtime["spec"]["podGroupPolicy"] == {scheduler: {}}
+    job = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]
+    assert job["template"]["spec"]["template"]["spec"]["schedulerName"] == name
+
+
 def test_the_canary_gets_its_share(evaluation: list[Object]) -> None:
     released = objects_of(values_of("evaluation-release"))
     (service,) = [o for o in released if o["kind"] == "InferenceService"]

@@ -79,6 +79,23 @@ def test_a_job_says_where_its_pods_run_only_when_asked() -> None:
     assert "image" not in job(image="")["spec"]["trainer"]
 
 
+def test_nodes_that_may_be_taken_away_are_tolerated_when_asked(validate: Validate) -> None:
+    own = {"key": "gpu", "operator": "Exists"}
+    spot = job(tolerations=[own], spot=True)
+    assert validate(spot) == []
+    node = spot["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
+    tolerated = [t["key"] for t in node["template"]["spec"]["template"]["spec"]["tolerations"]]
+    assert tolerated == ["gpu", "cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"]
+
+
+@pytest.mark.parametrize(("network", "net"), [("", None), ("ethernet", "Socket"), ("infiniband", "IB")])
+def test_a_network_is_a_preset_that_own_variables_win_over(network: str, net: str | None, validate: Validate) -> None:
+    made = job(network=network, env={"NCCL_IB_HCA": "mlx5_0"})
+    assert validate(made) == []
+    variables = {v["name"]: v["value"] for v in made["spec"]["trainer"]["env"]}
+    assert (variables.get("NCCL_NET"), variables["NCCL_IB_HCA"]) == (net, "mlx5_0")
+
+
 def test_no_secret_is_written_into_a_job() -> None:
     variables = {v["name"]: v for v in job()["spec"]["trainer"]["env"]}
     assert variables["KEY"] == {
@@ -92,6 +109,7 @@ def test_no_secret_is_written_into_a_job() -> None:
     [
         ({"nodes": 0}, "nodes=0"),
         ({"env": {"PET_NNODES": "3"}}, "PET_NNODES"),
+        ({"network": "token ring"}, "choose ethernet or infiniband"),
     ],
 )
 def test_wrong_values_are_refused_by_name(changes: dict[str, Any], told: str) -> None:

@@ -40,6 +40,10 @@ class Training(BaseModel):
     )
     tolerations: tuple[dict[str, Any], ...] = Field((), description="Taints that nodes may have, as in a pod.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that nodes must have.")
+    spot: bool = Field(False, description="Whether nodes may be taken away at any time: spot prices, for restarts.")
+    network: Literal["", "ethernet", "infiniband"] = Field(
+        "", description="How GPUs of several nodes talk; empty: NCCL takes what it finds."
+    )
     queue: str = Field("", description="Kueue queue; empty: the job starts at once.")
     namespace: str = Field("", description="Namespace of the job; empty: that of the step's pod.")
 

@@ -154,6 +154,8 @@ def _job(
         queue=asked.queue,
         tolerations=asked.tolerations,
         node_selector=asked.node_selector,
+        spot=asked.spot,
+        network=asked.network,
     )
 
 

@@ -18,6 +18,17 @@ RUNTIME = "instructdiffusion-torch"
 NODE = "node"  # the operator's name for the job and the container of a training node
 TORCHRUN = ["python", "-m", "torch.distributed.run"]
 RESERVED = frozenset({"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"})
+NETWORKS: Mapping[
+    str, Mapping[str, str]
+] = {  # how GPUs of several nodes talk: NCCL, which otherwise takes what it finds
+    "": {},
+    "ethernet": {"NCCL_NET": "Socket", "NCCL_SOCKET_IFNAME": "eth0"},
+    "infiniband": {"NCCL_NET": "IB", "NCCL_IB_HCA": "mlx5", "NCCL_SOCKET_IFNAME": "eth0"},  # or it fails, never slowly
+}
+SPOT = (  # taints of nodes that may be taken away at any time; those of AWS have none
+    {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+    {"key": "kubernetes.azure.com/scalesetpriority", "operator": "Equal", "value": "spot", "effect": "NoSchedule"},
+)
 PACKAGE = {"app.kubernetes.io/part-of": "instructdiffusion"}
 
 
@@ -43,6 +54,8 @@ def train_job(
     queue: str = "",
     tolerations: Sequence[Mapping[str, Any]] = (),
     node_selector: Mapping[str, str] | None = None,
+    spot: bool = False,
+    network: str = "",
 ) -> dict[str, Any]:
     """A TrainJob that runs `command` once in every process, under torchrun.
 
@@ -57,6 +70,8 @@ def train_job(
         labels: labels of the job.
         queue: Kueue queue; empty: none, the job starts at once.
         tolerations, node_selector: of the nodes' pods, as Kubernetes writes them.
+        spot: whether they may run on nodes that can be taken away at any time.
+        network: a preset of NCCL: `ethernet`, `infiniband`; empty: it takes what it finds. `env` wins over it.
 
     Raises:
         ConfigError: a value is wrong; the message names it.
@@ -67,6 +82,9 @@ def train_job(
         raise ConfigError(f"nodes={nodes}, processes_per_node={processes_per_node}: both must be at least 1")
     if taken := RESERVED & set(env or {}):
         raise ConfigError(f"{', '.join(sorted(taken))}: the operator sets this; leave it out of the job's environment")
+    if network not in NETWORKS:
+        raise ConfigError(f"network={network!r}: choose {' or '.join(filter(None, NETWORKS))}, or leave it empty")
+    env, tolerations = {**NETWORKS[network], **(env or {})}, [*tolerations, *(SPOT if spot else ())]
     trainer: dict[str, Any] = {
         **({"image": image} if image else {}),
         "command": list(TORCHRUN),
@@ -86,7 +104,7 @@ def train_job(
     }
     if queue:
         spec["suspend"] = True  # Kueue lets it start
-    if placement := {k: v for k, v in (("tolerations", list(tolerations)), ("nodeSelector", node_selector)) if v}:
+    if placement := {k: v for k, v in (("tolerations", tolerations), ("nodeSelector", node_selector)) if v}:
         spec["runtimePatches"] = [_placed(placement)]
     metadata = {"name": name, "labels": {**PACKAGE, **(labels or {}), **queued}}
     return {"apiVersion": API, "kind": "TrainJob", "metadata": metadata, "spec": spec}
