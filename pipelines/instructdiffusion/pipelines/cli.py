@@ -21,6 +21,7 @@ from instructdiffusion.pipelines import (
     cli_label,
     cli_model,
     cli_registry,
+    cli_watch,
 )
 
 if TYPE_CHECKING:
@@ -257,6 +258,7 @@ cli_model.add(app)
 cli_kubeflow.add(app)
 cli_label.add(app)
 cli_registry.add(app)
+cli_watch.add(app)
 
 
 def _console(as_json: bool) -> Console:
