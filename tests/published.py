@@ -97,15 +97,55 @@ def phrasecut(root: Path, split: str = "train") -> Path:
     """A photograph with a dahlia, its outline and its phrase; and a phrase whose region is a few pixels."""
     from instructdiffusion.model.data.photos import photographs
 
-    save(root / "images/11.jpg", photographs("test")[1])
-    outline = [[308 + 137 * cos(turn * pi / 16), 221 + 137 * sin(turn * pi / 16)] for turn in range(32)]
     speck = [[2, 2], [6, 2], [6, 6]]
+    tasks = [_phrase(11, 0, "orange dahlia", _ellipse(308, 221, 137, 137)), _phrase(11, 1, "small bud", speck)]
+    return _phrasecut(root, split, {11: photographs("test")[1]}, tasks)
+
+
+def phrasecut_of_things(root: Path, split: str = "train") -> Path:
+    """Photographs with a cup and with a badge, to be put elsewhere; and with a helmet, which its picture cuts off."""
+    from instructdiffusion.model.data.photos import photographs
+
     tasks = [
-        {"task_id": f"11__{number}", "image_id": 11, "phrase": phrase, "Polygons": [[polygon]]}
-        for number, (phrase, polygon) in enumerate((("orange dahlia", outline), ("small bud", speck)))
+        _phrase(21, 0, "red cup on a saucer", _ellipse(280, 205, 200, 185)),
+        _phrase(22, 0, "round badge", _ellipse(170, 386, 43, 43)),
+        _phrase(22, 1, "black helmet", _ellipse(400, 425, 120, 80)),
+        _phrase(22, 2, "star", _ellipse(20, 20, 9, 9)),
     ]
+    astronaut, cup = photographs("train")[:2]
+    return _phrasecut(root, split, {21: cup, 22: astronaut}, tasks)
+
+
+def open_images(root: Path, split: str = "validation") -> Path:
+    """The photograph with the dahlia, its box and its licence."""
+    from instructdiffusion.model.data.photos import photographs
+
+    picture = save(root / f"{split}/0a.jpg", photographs("test")[1])
+    height, width = picture.shape[:2]
+    sides = ",".join(str(side) for side in (190 / width, 426 / width, 103 / height, 339 / height))
+    tables = {
+        "class-descriptions-boxable.csv": "/m/0c9ph5,Flower",
+        f"{split}-annotations-bbox.csv": f"ImageID,LabelName,XMin,XMax,YMin,YMax\n0a,/m/0c9ph5,{sides}",
+        f"{split}-images-with-rotation.csv": "ImageID,License,OriginalLandingURL\n0a,https://x.org/by/2.0/,https://x.org",
+    }
+    for name, text in tables.items():
+        (root / name).write_text(f"{text}\n")
+    return root
+
+
+def _phrasecut(root: Path, split: str, pictures: dict[int, Image], tasks: list[dict[str, Any]]) -> Path:
+    for number, picture in pictures.items():
+        save(root / f"images/{number}.jpg", picture)
     (root / f"refer_{split}.json").write_text(json.dumps(tasks))
     return root
+
+
+def _phrase(image: int, number: int, phrase: str, outline: list[list[float]]) -> dict[str, Any]:
+    return {"task_id": f"{image}__{number}", "image_id": image, "phrase": phrase, "Polygons": [[outline]]}
+
+
+def _ellipse(x: float, y: float, wide: float, high: float) -> list[list[float]]:
+    return [[x + wide * cos(turn * pi / 16), y + high * sin(turn * pi / 16)] for turn in range(32)]
 
 
 def photographs_with_captions(root: Path) -> Path:

@@ -22,7 +22,7 @@ TOP = {
 # Each of these costs from a tenth of a second to ten; a command that only prints its help needs none.
 HEAVY = (
     *("torch", "diffusers", "transformers", "accelerate", "deepspeed", "webdataset"),
-    *("skimage", "sklearn", "scipy", "cv2", "matplotlib", "pandas"),
+    *("skimage", "sklearn", "scipy", "cv2", "faiss", "matplotlib", "pandas"),
     *("kfp", "mlflow", "bentoml", "kserve", "kubernetes", "minio", "label_studio_sdk", "fastapi"),
 )
 

@@ -1,4 +1,4 @@
-"""Steps: build a part of a data set from its sources, and join the parts."""
+"""Steps: build a part of a data set from its sources, join the parts, and gather exemplars."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from instructdiffusion.components.step import Made, data_digest, made, once
 from instructdiffusion.components.storage import Store, needed
 
 if TYPE_CHECKING:
-    from instructdiffusion.model.data.sources import Source, Sources
+    from instructdiffusion.model.data.sources import Sources
 
 
 def read(address: str, copy: Path, store: Store | None) -> Sources:
@@ -34,16 +34,15 @@ def read(address: str, copy: Path, store: Store | None) -> Sources:
 
 def local(sources: Sources, copies: Path, store: Store | None) -> Sources:
     """The same sources on this machine: folders of the store are downloaded below `copies`, unless they are there."""
-    from instructdiffusion.model.data.sources import STORE, Scenes
+    from instructdiffusion.model.data.sources import STORE, moved
 
-    def here(source: Source) -> Source:
-        if isinstance(source, Scenes) or not source.path.startswith(STORE):
-            return source
-        copy = copies / hashlib.sha256(source.path.encode()).hexdigest()[:12]  # one for all parts that work here
-        folder = needed(store, source.path).get_directory(source.path, copy)
-        return source.model_copy(update={"path": str(folder)})
+    def here(address: str) -> str:
+        if not address.startswith(STORE):
+            return address
+        copy = copies / hashlib.sha256(address.encode()).hexdigest()[:12]  # one for all parts that work here
+        return str(needed(store, address).get_directory(address, copy))
 
-    return sources.model_copy(update={"sources": tuple(map(here, sources.sources))})
+    return sources.model_copy(update={"sources": tuple(moved(source, here) for source in sources.sources)})
 
 
 def run(
@@ -83,6 +82,31 @@ def join(parts: Sequence[Path], out: Path, *, store: Store | None = None) -> Mad
 
     digest = once(out, {"parts": [data_digest(part) for part in parts]}, lambda: join(parts, out))
     return made(out, "datasets", digest, store, Manifest.load(out).model_dump(mode="json"))
+
+
+def gather(
+    sources: Sources,
+    out: Path,
+    *,
+    features: str,
+    captioner: str,
+    store: Store | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Made:
+    """Cut exemplars out of data sets of regions; facts: the manifest. Nothing is uploaded.
+
+    Args:
+        features: address of what looks at them.
+        captioner: address of what names them.
+        store: where folders of the store come from.
+    """
+    from instructdiffusion.model.data.shards import Manifest
+    from instructdiffusion.model.synthesis import captioners, gather
+    from instructdiffusion.model.synthesis.features import features as named
+
+    there = local(sources, out.with_name(f"{out.name}.sources"), store)
+    gather.gather(there, out, named(features), captioners.captioner(captioner), progress=progress)
+    return made(out, "exemplars", data_digest(out), None, Manifest.load(out).model_dump(mode="json"))
 
 
 def orders(sources: Sources, parts: int) -> list[str]:

@@ -49,7 +49,7 @@ class Trace:
     """What a sample is recognised by."""
 
     key: str
-    picture: str = ""  # as `Example.picture`
+    pictures: tuple[str, ...] = ()  # as `Example.picture`
     looks: tuple[int, ...] = ()
     captions: tuple[str, ...] = ()
 
@@ -201,8 +201,8 @@ class Known:
         looks = list[int]()
         for trace in held:
             self.count += 1
-            if trace.picture:
-                self._pictures.setdefault(trace.picture, trace.key)
+            for picture in trace.pictures:
+                self._pictures.setdefault(picture, trace.key)
             for caption in trace.captions:
                 self._captions.setdefault(caption, trace.key)
             looks += trace.looks
@@ -211,8 +211,9 @@ class Known:
 
     def leak(self, trace: Trace) -> Leak | None:
         """What is held out and is this; None where nothing is."""
-        if key := self._pictures.get(trace.picture):
-            return Leak(trained=trace.key, held_out=key, by="picture", told=f"both of picture {trace.picture}")
+        for picture in trace.pictures:
+            if key := self._pictures.get(picture):
+                return Leak(trained=trace.key, held_out=key, by="picture", told=f"both of picture {picture}")
         for seen in trace.looks if len(self._looks) else ():
             bits = apart(self._looks, seen)
             nearest = int(bits.argmin())
@@ -237,7 +238,7 @@ def traces(place: str) -> Iterator[Trace]:
         yield from _of_shards(folder)
     elif (folder / SAMPLES).is_file():
         for key, line in listed(folder):
-            yield Trace(f"{folder.name}/{key}", "", (look(picture_of(folder, line["source"])),), _captions(line))
+            yield Trace(f"{folder.name}/{key}", (), (look(picture_of(folder, line["source"])),), _captions(line))
     else:
         for example in held_out(Order(split=split), folder):
             yield _of_example(example, folder.name)
@@ -255,7 +256,7 @@ def _of_example(example: Example, name: str) -> Trace:
     looks = list[int]()
     with suppress(DataError):  # a broken picture can't be scored on either
         looks = [look(load()) for load in (example.source, example.target) if load is not None]
-    return Trace(f"{name}/{example.key}", example.picture, tuple(looks), captions)
+    return Trace(f"{name}/{example.key}", tuple(filter(None, [example.picture])), tuple(looks), captions)
 
 
 def _of_shards(folder: Path) -> Iterator[Trace]:
@@ -268,9 +269,11 @@ def _of_sample(sample: Sample, path: Path) -> Trace:
     try:
         head = json.loads(sample["label.json"])
         told: Mapping[str, Any] = head["provenance"]
-        looks = (int(told[LOOK], 16),) if LOOK in told else tuple(_looks(sample))
+        shown = [told, *([told["exemplar"]] if "exemplar" in told else [])]  # a part of another picture is in it
+        pictures = tuple(str(facts["picture"]) for facts in shown if facts.get("picture"))
+        looks = tuple(int(facts[LOOK], 16) for facts in shown) if LOOK in told else tuple(_looks(sample))
         captions = _captions({**told, **head["label"]})
-        return Trace(sample["__key__"], str(told.get("picture", "")), looks, captions)
+        return Trace(sample["__key__"], pictures, looks, captions)
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{sample['__key__']} in shard {path} can't be read ({error}); make the shard again") from error
 

@@ -1,4 +1,4 @@
-"""`instructdiffusion data build` and `data join`: data sets of many sources, part by part."""
+"""`instructdiffusion data build`, `data join` and `data exemplars`: data sets of many sources, part by part."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def add(data: typer.Typer) -> None:
     """Add the commands to the group."""
     data.command()(build)
     data.command()(join)
+    data.command()(exemplars)
 
 
 def build(
@@ -50,6 +51,33 @@ def join(
     from instructdiffusion.components.build import join as joined
 
     _show(joined(parts, out).facts, out, as_json)
+
+
+def exemplars(
+    sources: Annotated[str, typer.Argument(help="sources file that names data sets of regions; a path or s3://...")],
+    out: Annotated[Path, typer.Argument(help="folder for the exemplars")],
+    features: Annotated[
+        str, typer.Option(help="embedded, or folder or hub id of a CLIP or a vision transformer")
+    ] = "embedded",
+    captioner: Annotated[str, typer.Option(help="what names them: labels, blip2:PATH")] = "labels",
+    as_json: Json = False,
+) -> None:
+    """Cut things out of photographs, to put where others are; the same command again goes on where it stopped."""
+    from rich.console import Console
+
+    from instructdiffusion.components.build import gather, read
+    from instructdiffusion.pipelines.inside import Surroundings
+    from instructdiffusion.pipelines.work import shown
+
+    store = Surroundings().store
+    wanted = read(sources, out.with_name(f"{out.name}.sources.yaml"), store)
+    with shown(Console(stderr=as_json), "cut out") as progress:
+        made = gather(wanted, out, features=features, captioner=captioner, store=store, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(made.facts, indent=1))
+        return
+    report = made.facts["report"]
+    typer.echo(f"{report['kept']} exemplars of {report['offered']} regions are in {out}")
 
 
 def _show(manifest: Mapping[str, Any], out: Path, as_json: bool) -> None:

@@ -29,10 +29,11 @@ from instructdiffusion.model.data.parts import Part, summed, with_contents
 from instructdiffusion.model.data.readers.walk import Skip
 from instructdiffusion.model.data.samples import Unusable
 from instructdiffusion.model.data.shards import MANIFEST, Manifest, Origin, Shard, Triplet, write_shard
-from instructdiffusion.model.data.sources import DataSet, Source
+from instructdiffusion.model.data.sources import DataSet, Source, Synthesis
 from instructdiffusion.model.data.workers import spread
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.synthesis.exemplars import version_of
 
 log = logging.getLogger(__name__)
 
@@ -181,8 +182,11 @@ def _request(order: Order, source: Source) -> str:
 
 
 def _told(source: Source) -> dict[str, Any]:
-    """What a source file says of it that makes a difference to its triplets."""
-    return source.model_dump(mode="json", exclude={"path", "weight"})
+    """What a source file says of it that makes a difference to its triplets; exemplars are told by their version."""
+    told = source.model_dump(mode="json", exclude={"path", "weight"})
+    if isinstance(source, Synthesis) and source.exemplars:
+        told["exemplars"] = version_of(Path(source.exemplars))
+    return told
 
 
 def _of(start: Origin, mark: Finished) -> Origin:

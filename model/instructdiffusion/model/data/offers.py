@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 from instructdiffusion.model.data.augment import generator
@@ -20,13 +21,17 @@ from instructdiffusion.model.data.shards import PER_SHARD, Origin, Triplet
 from instructdiffusion.model.data.sources import DataSet, Scenes, Source, Sources, Synthesis
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.instructions.bank import Bank, bank, reword
-from instructdiffusion.model.synthesis import degrade, removal
+from instructdiffusion.model.synthesis import degrade, removal, replacement
+from instructdiffusion.model.synthesis.captioners import captioner
+from instructdiffusion.model.synthesis.exemplars import exemplars
 from instructdiffusion.model.synthesis.inpainters import inpainter
+from instructdiffusion.model.synthesis.painters import painter
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.synthesis.write import compose, licences, mixture, plan
 
 LICENCE = "licence: not on the list"
-MAKES = {REGION: removal.OPERATIONS, PHOTO: degrade.DAMAGES}  # what can be synthesised of which examples
+#: What can be synthesised of which examples.
+MAKES = {REGION: (*removal.OPERATIONS, replacement.OPERATION), PHOTO: degrade.DAMAGES}
 SCENES = "composed scenes"  # what stands where the name of a public data set would
 
 
@@ -75,6 +80,22 @@ def origin_of(source: Source) -> Origin:
     return Origin(dataset=reader.name, weight=reader.weight if source.weight is None else source.weight)
 
 
+def walker(source: DataSet) -> Walker:
+    """The reader of a source's data set.
+
+    Raises:
+        DataError: there is no data set in its folder, or no such split of it.
+    """
+    folder = Path(source.path)
+    reader = reader_for(folder)
+    assert isinstance(reader, Walker)
+    if source.split not in (there := reader.splits(folder)):
+        raise DataError(
+            f"source {source.name}: {folder} has no split {source.split!r} of {reader.name}; it has {', '.join(there)}"
+        )
+    return reader
+
+
 def _reworded(make: Callable[[], Iterable[Triplet]], words: Bank, seed: int) -> Iterator[Triplet]:
     """The same triplets asked for in words of the bank."""
     for triplet in make():
@@ -82,17 +103,27 @@ def _reworded(make: Callable[[], Iterable[Triplet]], words: Bank, seed: int) -> 
         yield replace(triplet, ask=reword(triplet.ask, triplet.label, words, rng))
 
 
-def _examples(source: DataSet, order: Order) -> Iterator[Offer | Skip]:
-    reader, taken = _reader(source), 0
+def taken(source: DataSet, reader: Walker) -> Iterator[Example | Skip]:
+    """What a source takes of its data set, by licence and limit."""
+    count = 0
     for found in reader.walk(Path(source.path), source.split):
         if isinstance(found, Skip):
             yield found
         elif not source.allows(licence_of(found, reader)):
             yield Skip(LICENCE, found.key)
-        elif taken == source.limit:
+        elif count == source.limit:
             return
         else:
-            taken += 1
+            count += 1
+            yield found
+
+
+def _examples(source: DataSet, order: Order) -> Iterator[Offer | Skip]:
+    reader = _reader(source)
+    for found in taken(source, reader):
+        if isinstance(found, Skip):
+            yield found
+        else:
             yield Offer(found.key, partial(_made, found, reader, source, order))
 
 
@@ -129,15 +160,37 @@ def _synthesised(example: Example, reader: Walker, source: Synthesis, order: Ord
     loaded, train = replace(example, source=lambda: picture), order.sources.split == "train"
     for copy in range(source.copies):
         rng = generator(f"{reader.name}/{example.key}", seed=order.seed, epoch=copy)
-        shared: dict[str, Any] = {"operations": source.make, "train": train}
-        if reader.task == REGION:
-            made = removal.edits(loaded, inpainter(source.inpainter), rng, order.size, **shared)
-        else:
-            made = degrade.edits(loaded, rng, order.size, **shared)
         facts = {**origin(example, reader, source.name, copy, order.seed), LOOK: looked(picture)}
+        if reader.task == REGION:
+            made = _of_region(loaded, source, rng, order.size, train)
+        else:
+            made = degrade.edits(loaded, rng, order.size, operations=source.make, train=train)
         for triplet in made:
             key = safe_key(source.name, triplet.key, copy if source.copies > 1 else None)
-            yield replace(triplet, key=key, provenance={**facts, **triplet.provenance})
+            yield replace(triplet, key=key, provenance=_licensed({**facts, **triplet.provenance}))
+
+
+def _of_region(example: Example, source: Synthesis, rng: Random, size: int, train: bool) -> Iterator[Triplet]:
+    if operations := tuple(name for name in source.make if name in removal.OPERATIONS):
+        yield from removal.edits(example, inpainter(source.inpainter), rng, size, operations=operations, train=train)
+    if replacement.OPERATION in source.make:
+        yield from replacement.edits(example, _workshop(source), rng, size, allows=source.allows, train=train)
+
+
+def _workshop(source: Synthesis) -> replacement.Workshop:
+    """What a source's replacements are made with; whatever is large in it is loaded once."""
+    assert source.exemplars
+    return replacement.Workshop(
+        exemplars(Path(source.exemplars), source.features),
+        painter(source.painter, source.inpainter),
+        captioner(source.captioner),
+    )
+
+
+def _licensed(facts: dict[str, Any]) -> dict[str, Any]:
+    """Provenance with the licences of all pictures that a triplet shows parts of."""
+    all_of = (facts["licence"], facts.get("exemplar", facts)["licence"])
+    return {**facts, "licence": "; ".join(dict.fromkeys(all_of))}
 
 
 def _scenes(source: Scenes, order: Order) -> Iterator[Offer]:
@@ -155,20 +208,17 @@ def _composed(source: Scenes, order: Order, task: str, seed: str) -> Iterator[Tr
 
 
 def _reader(source: DataSet) -> Walker:
-    folder = Path(source.path)
-    reader = reader_for(folder)
-    assert isinstance(reader, Walker)
+    """The reader of a source's data set, of which all that is wanted can be made."""
+    reader = walker(source)
     possible = MAKES.get(reader.task, ())
     if isinstance(source, Synthesis):
         if beyond := [name for name in source.make if name not in possible]:
             fix = f"choose from {', '.join(possible)}" if possible else "leave make out"
             raise ConfigError(f"source {source.name}: {', '.join(beyond)} can't be made of {reader.name}; {fix}")
         inpainter(source.inpainter)  # an error now, not after hours
+        if replacement.OPERATION in source.make:
+            _workshop(source)
     elif not trainable(reader):
         use = f"holds what triplets are synthesised from; add make: [{', '.join(possible)}]"
-        raise ConfigError(f"source {source.name}: {reader.name} in {folder} {use}")
-    if source.split not in (there := reader.splits(folder)):
-        raise DataError(
-            f"source {source.name}: {folder} has no split {source.split!r} of {reader.name}; it has {', '.join(there)}"
-        )
+        raise ConfigError(f"source {source.name}: {reader.name} in {source.path} {use}")
     return reader

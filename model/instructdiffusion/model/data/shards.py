@@ -152,12 +152,17 @@ def write_shard_once(path: Path, request: str, triplets: Iterable[Triplet]) -> S
     Args:
         request: everything that the triplets depend on, in words.
     """
+    return write_samples_once(path, request, map(_sample, triplets))
+
+
+def write_samples_once(path: Path, request: str, samples: Iterable[Sample]) -> Shard:
+    """The same of samples."""
     mark = path.with_suffix(f".{crc32(request.encode()):08x}.json")
     if mark.is_file() and path.is_file():
         done = Shard.model_validate_json(mark.read_text())
         if done.digest == digest_of(path):
             return done
-    shard = write_shard(path, triplets)
+    shard = write_samples(path, samples)
     write_atomic(mark, shard.model_dump_json())
     return shard
 

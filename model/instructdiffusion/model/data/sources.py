@@ -5,17 +5,28 @@ sources:
   - {name: people, path: /data/coco, split: train2017}
   - {name: retouching, path: gier, split: train, weight: 2, licences: ["CC BY*"]}
   - {name: removals, path: phrasecut, split: train, make: [remove, add], inpainter: lama:/models/big-lama.pt}
+  - {name: swaps, path: phrasecut, split: train, make: [replace], exemplars: exemplars}
   - {name: scenes, scenes: 20000}
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic import field_validator as validates
 
 from instructdiffusion.model.errors import ConfigError
@@ -23,8 +34,9 @@ from instructdiffusion.model.instructions import WORDINGS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Made = Literal["remove", "add", "denoise", "deblur", "watermark", "colorize", "brighten", "dehaze"]
+Made = Literal["remove", "add", "replace", "denoise", "deblur", "watermark", "colorize", "brighten", "dehaze"]
 STORE = "s3://"
+_ADDRESSES = ("path", "exemplars")  # fields that name a folder, on disk or in the store
 
 
 class DataSet(BaseModel):
@@ -51,11 +63,25 @@ class Synthesis(DataSet):
     """Triplets that are synthesised of a data set of regions or of photographs."""
 
     make: tuple[Made, ...] = Field(
-        min_length=1, description="tasks: remove and add of regions; those that undo damage, of photographs"
+        min_length=1, description="tasks: remove, add and replace of regions; those that undo damage, of photographs"
     )
     inpainter: str = Field(
         "opencv", min_length=1, description="what fills the hole: opencv, opencv:ns, patchmatch, lama:PATH"
     )
+    exemplars: str | None = Field(
+        None, min_length=1, description="to replace with: their folder, or its s3:// address; relative to the file"
+    )
+    features: str = Field("embedded", min_length=1, description="that the exemplars were seen with")
+    painter: str = Field(
+        "embedded", min_length=1, description="what paints an exemplar in: embedded, paint-by-example:PATH"
+    )
+    captioner: str = Field("labels", min_length=1, description="what names things to replace: labels, blip2:PATH")
+
+    @model_validator(mode="after")
+    def _has_exemplars(self) -> Synthesis:
+        if "replace" in self.make and self.exemplars is None:
+            raise ValueError("replace needs exemplars: the folder that `instructdiffusion data exemplars` wrote")
+        return self
 
 
 class Scenes(BaseModel):
@@ -107,7 +133,7 @@ class Sources(BaseModel):
 
     def below(self, folder: str) -> Sources:
         """The same with paths relative to `folder`, which may be an address in the store."""
-        changes: dict[str, Any] = {"sources": tuple(_below(source, folder) for source in self.sources)}
+        changes: dict[str, Any] = {"sources": tuple(moved(s, lambda path: _under(path, folder)) for s in self.sources)}
         if self.instructions not in WORDINGS:
             changes["instructions"] = _under(self.instructions, folder)
         return self.model_copy(update=changes)
@@ -141,15 +167,15 @@ def sources_of(text: str, name: str) -> Sources:
         raise ConfigError(f"sources file {name}: {problems}; docs/data.md shows one") from None
 
 
+def moved(source: Source, move: Callable[[str], str]) -> Source:
+    """The same source with the folders that it names where `move` says they are."""
+    named = {field: address for field in _ADDRESSES if (address := getattr(source, field, None))}
+    return source.model_copy(update={field: move(address) for field, address in named.items()})
+
+
 def scenes_alone(count: int) -> Sources:
     """The embedded source: so many composed scenes to train on."""
     return Sources(sources=(Scenes(name="scenes", scenes=count),))
-
-
-def _below(source: Source, folder: str) -> Source:
-    if isinstance(source, Scenes):
-        return source
-    return source.model_copy(update={"path": _under(source.path, folder)})
 
 
 def _under(path: str, folder: str) -> str:

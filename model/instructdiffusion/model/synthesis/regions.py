@@ -22,6 +22,7 @@ from instructdiffusion.model.synthesis.scenes import PLACES
 from instructdiffusion.model.task import Image, Label, Mask
 
 LEAST, MOST = 0.01, 0.35  # share of the crop that a region covers: less hardly shows, more leaves too little to go by
+MASKLESS = "mask: none, or of another size"
 GROWN = 0.03  # of the crop's side: how far a mask is grown, for outlines run inside things and things have shadows
 
 _ARTICLE = re.compile(r"^(?:a|an|the|some|one)\s+", re.IGNORECASE)
@@ -60,7 +61,7 @@ _UNCOUNTED = frozenset(
 
 @dataclass(frozen=True)
 class Region:
-    """One thing in a square picture: its `mask`, and the words for it, empty when nobody said."""
+    """One thing in a picture, mostly a square one: its `mask`, and the words for it, empty when nobody said."""
 
     picture: Image
     mask: Mask
@@ -98,19 +99,37 @@ def region_of(example: Example, rng: Random, size: int, *, worded: bool = True, 
     Raises:
         Unusable: the picture is broken, there are no words or no region, or it is too small or too large.
     """
-    picture, label = _loaded(example)
-    phrase = bare(label.get("phrase") or "")
-    if worded and not phrase:
-        raise Unusable("phrase: none", f"{example.key}: nobody said what the region shows; caption it or leave it out")
+    whole = whole_of(example)
+    if worded and not whole.phrase:
+        raise wordless(example)
     try:
-        cropped, found = square_crop(picture, {"mask": _mask(label, picture)}, rng, size=size, train=train, whole=True)
+        cropped, found = square_crop(whole.picture, {"mask": whole.mask}, rng, size=size, train=train, whole=True)
     except DataError as error:
-        raise Unusable("mask: none, or of another size", f"{example.key}: {error}") from error
+        raise Unusable(MASKLESS, f"{example.key}: {error}") from error
     share = float(found["mask"].mean())
     if not LEAST <= share <= MOST:
         fitting = f"only {LEAST:.0%} to {MOST:.0%} make an edit"
         raise Unusable("region: too small or too large", f"{example.key} covers {share:.1%} of its crop; {fitting}")
-    return Region(cropped, found["mask"], phrase)
+    return Region(cropped, found["mask"], whole.phrase)
+
+
+def whole_of(example: Example) -> Region:
+    """An example as it is, in its whole picture, which is no square; a region without an outline is its box.
+
+    Raises:
+        Unusable: the picture is broken, or there is no region or one of another size.
+    """
+    picture, label = _loaded(example)
+    try:
+        mask = _mask(label, picture)
+    except DataError as error:
+        raise Unusable(MASKLESS, f"{example.key}: {error}") from error
+    return Region(picture, mask, bare(label.get("phrase") or ""))
+
+
+def wordless(example: Example) -> Unusable:
+    """What to raise where nobody has named a region."""
+    return Unusable("phrase: none", f"{example.key}: nobody said what the region shows; caption it or leave it out")
 
 
 def grown(mask: Mask, reach: int) -> Mask:
@@ -159,7 +178,10 @@ def _loaded(example: Example) -> tuple[Image, Label]:
 
 def _mask(label: Mapping[str, Any], picture: Image) -> Mask:
     if "mask" in label:
-        return np.asarray(label["mask"])
+        mask = np.asarray(label["mask"])
+        if mask.shape != picture.shape[:2] or not mask.any():
+            raise DataError(f"the mask is empty, or its size {mask.shape} is not the picture's, {picture.shape[:2]}")
+        return mask
     if "box" not in label:
         raise DataError("neither mask nor box")
     left, top, right, bottom = (round(side) for side in label["box"])
