@@ -24,8 +24,9 @@ demo: $(READY) $(if $(filter label-studio,$(RANK)),$(LABELS))  ## run the whole 
 base: $(READY)  ## train the embedded base model again (hours)
 	@.venv/bin/instructdiffusion base $(ARGS)
 
-bench: $(READY)  ## measure speed and memory again, and write docs/performance.md (a quarter of an hour)
+bench: $(READY)  ## measure speed and memory again, and write docs/performance.md (an hour)
 	@.venv/bin/python bench/data.py $(ARGS)
+	@.venv/bin/python bench/nano.py
 	@.venv/bin/python bench/train.py
 	@.venv/bin/python bench/figures.py
 

@@ -1,11 +1,12 @@
 """How fast a training step is beside two that are known, on the same networks, batch and precision, one after another.
 
-python bench/train.py           # a quarter of an hour; writes bench/results/*.json
-python bench/train.py --full    # networks of the real size besides: 20 GiB of memory
+python bench/train.py           # half an hour on one core; writes bench/results/*.json
+python bench/train.py --full    # networks of the real size: 20 GiB of memory
 
 The two: a step of the original release, and one of the script that diffusers has for InstructPix2Pix. Both encode two
 pictures and the instruction in every step, and compute activations twice, as their authors' settings say; for the
-difference that this makes they are measured without as well.
+difference that this makes they are measured without as well. A step's time is what one thread computes on one core, so
+that what else the machine does counts little; ours tells its metrics besides in every step.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from instructdiffusion.model import network
 from instructdiffusion.model.config import Diffusion, Network, Optim, Run
 from instructdiffusion.model.data.latents import Latents, encode
 from instructdiffusion.model.data.shards import Triplet, read_triplets
+from instructdiffusion.model.device import fast_bf16
 from instructdiffusion.model.diffusion import add_noise, draw_times, drop_conditions
-from instructdiffusion.model.engine import use_bf16
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import Silent
 from instructdiffusion.model.synthesis.write import mixture, synthesize
@@ -56,8 +57,8 @@ class Job:
     folder: Path  # with `shards/`
     part: int = QUARTER
     batch: int = 4
-    steps: int = 6
-    precision: str = "auto"
+    steps: int = 3
+    precision: str = "bf16" if fast_bf16() else "fp32"
 
     @property
     def run(self) -> Run:
@@ -71,7 +72,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Found:
-    """Seconds and loss of each step but the first, which warms up, and the most memory in GiB."""
+    """Seconds of each step but the first, which warms up, the loss of each, and the most memory in GiB."""
 
     seconds: list[float]
     losses: list[float]
@@ -86,13 +87,13 @@ class Watch(Silent):
     """Takes the time of every step; after the last one it ends the training before anything is written."""
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.times, self.losses = steps, [time.perf_counter()], list[float]()
+        self.steps, self.times, self.losses = steps, [time.process_time()], list[float]()
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         self.losses.append(values["loss"])
 
     def progress(self, done: int, total: int, text: str) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(time.process_time())
         if done == self.steps:
             raise Enough
 
@@ -146,8 +147,8 @@ def online(
     follow = average(list(unet.parameters()))
     triplets = list(read_triplets(job.folder / "shards"))
     order = Latents.open(job.folder / f"latents-{job.part}").mixture(run.seed, {})
-    bf16, null = use_bf16(run), nets.tokens([""])
-    times, losses = [time.perf_counter()], []
+    bf16, null = job.precision == "bf16", nets.tokens([""])
+    times, losses = [time.process_time()], []
     for step in range(job.steps):
         generator = torch.Generator().manual_seed(hash((run.seed, step, 0)) & 0x7FFFFFFF)
         batch = [triplets[n] for n in order.draws(range(step * job.batch, (step + 1) * job.batch))]
@@ -158,7 +159,7 @@ def online(
         optimizer.zero_grad()
         follow()
         losses.append(loss.item())
-        times.append(time.perf_counter())
+        times.append(time.process_time())
     return found(np.diff(times).tolist(), losses)
 
 
@@ -216,21 +217,25 @@ WAYS: dict[str, Callable[[Job], Found]] = {
 }
 
 
-def alone(way: Callable[[Job], Found], job: Job) -> Found:
-    """Measure in a process of its own, so that memory is that of this way."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(way, job).result()
+def process(tasks: int) -> ProcessPoolExecutor:
+    """A process that ends after so many tasks, on one core: what else the machine does disturbs it least."""
+    context = get_context("spawn")
+    return ProcessPoolExecutor(1, context, torch.set_num_threads, (1,), max_tasks_per_child=tasks)
 
 
 def rounds(job: Job, repeats: int, ways: dict[str, Callable[[Job], Found]]) -> Iterator[dict[str, Found]]:
-    """All ways, one after another, as often as asked: what else the machine does meets each alike."""
+    """All ways, one after another, as often as asked: what else the machine does meets each alike.
+
+    Each has a process of its own, so that memory is that of this way.
+    """
+    processes = {name: process(repeats) for name in ways}
     for _ in range(repeats):
-        yield {name: alone(way, job) for name, way in {"ours": ours, **ways}.items()}
+        yield {name: processes[name].submit(way, job).result() for name, way in ways.items()}
 
 
 def compare(job: Job, repeats: int, ways: dict[str, Callable[[Job], Found]], what: str) -> None:
     """Measure and record rates and memory beside each way."""
-    all_found = list(rounds(job, repeats, ways))
+    all_found = list(rounds(job, repeats, {"ours": ours, **ways}))
 
     def rate(name: str) -> float:
         return job.batch / statistics.median(s for one in all_found for s in one[name].seconds)
@@ -249,26 +254,28 @@ def compare(job: Job, repeats: int, ways: dict[str, Callable[[Job], Found]], wha
 def curves(folder: Path, steps: int) -> None:
     """Record by how much losses differ at most from the original release's, in 32 bits, of the same draws."""
     job = Job(folder, steps=steps, precision="fp32")
-    one, other = (np.array(alone(way, job).losses) for way in (ours, next(iter(WAYS.values()))))
+    (both,) = rounds(job, 1, {"ours": ours, "theirs": next(iter(WAYS.values()))})
+    one, other = (np.array(found.losses) for found in both.values())
     apart = float((abs(one - other) / other).max())
     record(f"Largest difference of {steps} losses", apart, "of the loss", 1e-3, held="the bar", repeats=1)
 
 
-def measure(repeats: int, full: bool) -> None:
-    """Measure and record everything."""
+def measure(repeats: int, part: int) -> None:
+    """Measure and record everything of networks of one size."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         synthesize(folder / "shards", split="train", counts=mixture(40), size=SIDE, seed=0, workers=1)
-        compare(Job(folder), repeats, WAYS, "a U-Net of a quarter of SD 1.5's widths")
-        curves(folder, 20)
-        if full:
+        if part == FULL:
             two = dict(list(WAYS.items())[:2])
-            compare(Job(folder, part=FULL, batch=2, steps=4), 1, two, "SD 1.5's U-Net")
+            compare(Job(folder, part=FULL, batch=2, steps=3), 1, two, "SD 1.5's U-Net")
+        else:
+            curves(folder, 20)
+            compare(Job(folder), repeats, WAYS, "a U-Net of a quarter of SD 1.5's widths")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--full", action="store_true", help="networks of the real size besides")
+    parser.add_argument("--full", action="store_true", help="networks of the real size instead")
     given = parser.parse_args()
-    measure(given.repeats, given.full)
+    measure(given.repeats, FULL if given.full else QUARTER)

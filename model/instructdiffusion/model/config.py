@@ -114,9 +114,11 @@ class Optim(Section):
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's")
     clip: float = Field(1.0, description="largest norm of the gradient", gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: what is fastest on this machine, measured"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: what is fastest on this machine, measured before the first step"
     )
+    attention: Literal["auto", "plain", "fused"] = Field("auto", description="as precision")
+    layout: Literal["auto", "channels_first", "channels_last"] = Field("auto", description="of pictures; as precision")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
     offload: Literal["none", "optimizer", "all"] = Field(
         "none", description="what waits in the CPU's memory: nothing, the optimizer's state, or that and the weights"

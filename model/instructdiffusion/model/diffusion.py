@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from instructdiffusion.model.config import Diffusion
+from instructdiffusion.model.loss_scale import LossScale
 
 SMALLEST_SHARE = 0.02  # of the cells: changes smaller than this count as this, so that no cell gets all the weight
 CHANGED = 0.05  # root mean square over channels from which a cell counts as changed
@@ -136,13 +137,14 @@ class Objective(nn.Module):
         scheduler: DDIMScheduler,
         diffusion: Diffusion,
         pixel_scale_C: Tensor | None = None,
-        bf16: bool = False,
         scale: float = 1.0,
     ) -> None:
         """Take the networks; `scale` is what makes a source comparable to a target (see `Model.scale`)."""
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
-        self.scheduler, self.diffusion, self.bf16, self.scale = scheduler, diffusion, bf16, scale
+        self.scheduler, self.diffusion, self.scale = scheduler, diffusion, scale
+        self.precision, self.layout = torch.float32, torch.contiguous_format  # of what the networks compute
+        self.loss_scale: LossScale | None = None
         if null_text_LD is not None:
             self.register_buffer("null_text", null_text_LD, persistent=False)
         self.null_text: Tensor
@@ -174,9 +176,11 @@ class Objective(nn.Module):
         t_B, noise_BCHW, no_text_B, no_image_B = (tensor.to(source_BCHW.device) for tensor in drawn)
         seen_BCHW = torch.where(no_image_B.view(-1, 1, 1, 1), 0.0, source_BCHW)
         noisy_BCHW = add_noise(target_BCHW, noise_BCHW, t_B, self.scheduler)
-        with torch.autocast(source_BCHW.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+        input_BCHW = torch.cat([noisy_BCHW, seen_BCHW], dim=1).contiguous(memory_format=self.layout)
+        halves = self.precision != torch.float32
+        with torch.autocast(source_BCHW.device.type, self.precision) if halves else nullcontext():
             text_BLD = self._text(text, null_tokens, no_text_B)
-            output = self.unet(torch.cat([noisy_BCHW, seen_BCHW], dim=1), t_B, text_BLD).sample.float()
+            output = self.unet(input_BCHW, t_B, text_BLD).sample.float()
         before_BCHW = seen_BCHW * self.scale  # what the network starts from, as a target would be
         changed_B1HW = changed_cells(target_BCHW, before_BCHW if diffusion.gate else source_BCHW * self.scale)
         weight_B1HW = focus_weights(changed_B1HW, diffusion.focus)

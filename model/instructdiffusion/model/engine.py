@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from instructdiffusion.model.config import Run
-from instructdiffusion.model.device import fast_bf16
 from instructdiffusion.model.errors import ConfigError
+from instructdiffusion.model.loss_scale import LossScale
 
 WSD_TAIL = 0.2  # share of the steps in which the learning rate falls
 
@@ -45,7 +45,7 @@ def deepspeed_config(run: Run, world_size: int) -> dict[str, Any]:
         "train_batch_size": run.optim.batch_size,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": share // micro,
-        "gradient_clipping": run.optim.clip,
+        "gradient_clipping": run.optim.clip if run.optim.zero_stage else 0.0,  # then `step` does it
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -53,8 +53,8 @@ def deepspeed_config(run: Run, world_size: int) -> dict[str, Any]:
     }
 
 
-def start(run: Run, objective: nn.Module) -> Any:
-    """Join the processes that torchrun started (or be the only one) and wrap the objective in a DeepSpeed engine."""
+def join() -> None:
+    """Join the processes that torchrun started, or be the only one."""
     import deepspeed
     import deepspeed.ops
 
@@ -72,16 +72,32 @@ def start(run: Run, objective: nn.Module) -> Any:
     deepspeed.init_distributed(
         dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False
     )
+
+
+def start(run: Run, objective: nn.Module) -> Any:
+    """Wrap the objective in a DeepSpeed engine; `join` comes first."""
+    import deepspeed
+
     weights = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=run.optim.learning_rate, weight_decay=run.optim.weight_decay, fused=True)
     config = deepspeed_config(run, int(os.environ["WORLD_SIZE"]))
     engine, *_ = deepspeed.initialize(model=objective, model_parameters=weights, optimizer=optimizer, config=config)
+    if engine.dp_world_size == 1 and not engine.zero_optimization():
+        engine.enable_backward_allreduce = False  # it would copy every gradient twice, to ask nobody
     return engine
 
 
 def is_first() -> bool:
     """Whether this is the first process of its group, which speaks for all; known before they are joined."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def backward(engine: Any, loss: torch.Tensor) -> None:
+    """Add a loss's gradients to those of the step; in fp16 through its scale."""
+    scale: LossScale | None = engine.module.loss_scale
+    engine.backward(loss if scale is None else loss * scale.factor)
+    if scale is not None:
+        scale.update(any_process(scale.overflowed()))
 
 
 class Stop:
@@ -123,13 +139,19 @@ def largest(values: Sequence[float]) -> list[float]:
     return [float(value) for value in found]
 
 
-def step(engine: Any) -> Any:
+def step(engine: Any, clip: float) -> Any:
     """One step of the optimizer, or one more part of its batch; returns the norm of the gradient before it is cut."""
     if engine.zero_optimization():
         engine.step()
         return engine.get_global_grad_norm()
-    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients) if engine.is_gradient_accumulation_boundary() else None
+    norm = None
+    if engine.is_gradient_accumulation_boundary():
+        weights = [p for p in engine.module.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(p.grad for p in weights if p.grad is not None)
+        if (
+            norm > clip
+        ):  # DeepSpeed would take the norm again, and go over all gradients whether they are to be cut or not
+            nn.utils.clip_grads_with_norm_(weights, clip, norm)
     engine.step()
     return norm
 
@@ -179,11 +201,6 @@ def gather(engine: Any) -> None:
         for weight in engine.module.parameters():
             if hasattr(weight, "all_gather"):
                 weight.all_gather([weight])
-
-
-def use_bf16(run: Run) -> bool:
-    """Whether the loss runs in bf16: as the run says, or where the machine has it in hardware."""
-    return run.optim.precision == "bf16" or (run.optim.precision == "auto" and fast_bf16())
 
 
 def learning_rate(run: Run, step: int) -> float:

@@ -138,7 +138,10 @@ def align() -> Run:
 def smoke() -> Run:
     """The smallest run that does everything, for tests."""
     tiny = Network(size=32, channels=12, widths=(16, 32), heads=2, text_width=32, text_layers=1)
-    optim = Optim(steps=4, batch_size=4, micro_batch=2, learning_rate=1e-3, precision="fp32")
+    optim = Optim(
+        steps=4, batch_size=4, micro_batch=2, learning_rate=1e-3,
+        precision="fp32", attention="plain", layout="channels_first",
+    )  # fmt: skip
     return Run(
         name="smoke",
         network=tiny,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from instructdiffusion.model import checkpoint, curve, engine, lora, network
+from instructdiffusion.model import checkpoint, curve, device, engine, lora, network, speed
 from instructdiffusion.model.config import Run
 from instructdiffusion.model.data import draws
+from instructdiffusion.model.data.ahead import Batch, ahead
 from instructdiffusion.model.data.batches import Batches
 from instructdiffusion.model.data.draws import Draws
 from instructdiffusion.model.data.live import open_batches
@@ -30,6 +33,7 @@ from instructdiffusion.model.gauges import Gauges
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import SILENT, Clock, Reporter
 from instructdiffusion.model.samples import Samples
+from instructdiffusion.model.speed import Way
 
 log = logging.getLogger(__name__)
 MODEL, RUN, SUMMARY, ADAPTER = "model", "run.json", "training.json", "adapter"
@@ -55,12 +59,13 @@ def train(run: Run, data: Path | str, model: Path | Model | None, out: Path | st
     batches = open_batches(data, nets, run.train_text)
     mixture = batches.mixture(run.seed, run.weights)
     with engine.Stop() as stop:
-        job = _start(run, nets, data, out, stop)
+        job = _start(run, nets, data, batches, out, stop)
         batches.to(job.engine.device)
+        stream = ahead(batches, _parts(job, mixture), job.engine.device)
         clock, drawn = Clock(run.optim.steps, job.step), Draws(mixture, batches.tasks)
         while job.step < run.optim.steps:
             with job.gauges.step():
-                _step(job, batches, mixture, out)
+                _step(job, batches, stream, out)
             job.step += 1
             if job.step % run.log_every == 0 or job.step == run.optim.steps:
                 _tell(job, drawn, clock, report, out)
@@ -76,6 +81,7 @@ class _Job:
     """What the loop carries: the engine, the moving average, and how many optimizer steps are done."""
 
     run: Run
+    way: Way
     engine: Any
     ema: EMAModel
     null_tokens: torch.Tensor
@@ -94,7 +100,7 @@ class _Job:
         return self.before + time.monotonic() - self.began
 
 
-def _start(run: Run, nets: Model, data: Path, out: Path, stop: engine.Stop) -> _Job:
+def _start(run: Run, nets: Model, data: Path, batches: Batches, out: Path, stop: engine.Stop) -> _Job:
     torch.manual_seed(run.seed)
     learns = [nets.unet, nets.text_encoder] if run.train_text else [nets.unet]
     for part in learns:
@@ -107,39 +113,43 @@ def _start(run: Run, nets: Model, data: Path, out: Path, stop: engine.Stop) -> _
             nets.text_encoder.gradient_checkpointing_enable()
     null_tokens = nets.tokens([""])
     null_text = None if run.train_text else nets.text([""])[0]
-    nets.unet.set_attn_processor(network.fastest_attention())
     text_encoder = nets.text_encoder if run.train_text else None
     diffusion = run.diffusion.read_as(nets.diffusion)
     pixel_scale = getattr(nets.vae, "spread", None) if diffusion.relative else None
-    bf16 = engine.use_bf16(run)
-    objective = Objective(nets.unet, text_encoder, null_text, nets.scheduler, diffusion, pixel_scale, bf16, nets.scale)
+    objective = Objective(nets.unet, text_encoder, null_text, nets.scheduler, diffusion, pixel_scale, nets.scale)
     samples = Samples.of(run, nets, data) if run.samples_every and engine.is_first() else None  # before any is split
+    device.keep_memory()
+    engine.join()
+    way = speed.choose(run.optim, objective, (*batches.batch([0]), null_tokens), out)
     wrapped = engine.start(run, objective)
     ema = EMAModel(engine.held(wrapped), decay=run.ema_decay, foreach=True)
     null_tokens = null_tokens.to(wrapped.device)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     if rank == 0:
         write_atomic(out / RUN, run.model_dump_json(indent=1))
-    job = _Job(run, wrapped, ema, null_tokens, rank, world, stop, samples)
+    job = _Job(run, way, wrapped, ema, null_tokens, rank, world, stop, samples)
     job.step, job.before = checkpoint.resume(out / "checkpoints", wrapped, ema.shadow_params)
-    ema.optimization_step = job.step
     return job
 
 
-def _step(job: _Job, batches: Batches, mixture: Mixture, out: Path) -> None:
+def _parts(job: _Job, mixture: Mixture) -> Iterator[list[int]]:
+    """The numbers of this process's triplets from here to the end, one micro-batch after another."""
+    size, micro = job.run.optim.batch_size, job.engine.train_micro_batch_size_per_gpu()
+    for first in range(job.step * size, job.run.optim.steps * size, size):
+        numbers = mixture.draws(range(first, first + size))[job.rank :: job.world]
+        yield from (numbers[start : start + micro] for start in range(0, len(numbers), micro))
+
+
+def _step(job: _Job, batches: Batches, stream: Iterator[Batch], out: Path) -> None:
     """One optimizer step; the losses of this process's triplets are kept, but for those that are no numbers."""
     for group in job.engine.optimizer.param_groups:
         group["lr"] = engine.learning_rate(job.run, job.step)
     generator = torch.Generator().manual_seed(hash((job.run.seed, job.step, job.rank)) & 0x7FFFFFFF)
-    first, size = job.step * job.run.optim.batch_size, job.run.optim.batch_size
-    numbers = mixture.draws(range(first, first + size))[job.rank :: job.world]
     bad: list[int] = []
     left_out = False
-    micro = job.engine.train_micro_batch_size_per_gpu()
-    for start in range(0, len(numbers), micro):
-        part = numbers[start : start + micro]
+    for _ in range(job.engine.gradient_accumulation_steps()):
         with job.gauges.waiting():
-            source, target, text = (tensor.to(job.engine.device) for tensor in batches.batch(part))
+            part, source, target, text = next(stream)
         losses = job.engine(source, target, text, job.null_tokens, generator)
         fine = bool(losses.isfinite().all())
         if fine:
@@ -150,9 +160,10 @@ def _step(job: _Job, batches: Batches, mixture: Mixture, out: Path) -> None:
         if engine.any_process(not fine):  # then nobody's part counts: DeepSpeed's processes step in time
             blank = torch.zeros_like(source), torch.ones_like(target), text
             losses, left_out = job.engine(*blank, job.null_tokens, generator) * 0.0, True
-        job.engine.backward(losses.mean())
-        job.gauges.gradient_norm = engine.step(job.engine)
-    job.ema.step(engine.held(job.engine))
+        engine.backward(job.engine, losses.mean())
+        job.gauges.gradient_norm = engine.step(job.engine, job.run.optim.clip)
+    follow = get_ema_multi_avg_fn(job.ema.get_decay(job.step + 1))  # in place, where diffusers' own makes copies
+    follow(job.ema.shadow_params, engine.held(job.engine), job.step)
     job.bad = job.bad + 1 if left_out else 0
     _leave_out(job, batches, bad, out)
 
@@ -234,7 +245,7 @@ def _finish(job: _Job, nets: Model, out: Path, drawn: Draws) -> Path:
             "triplets_per_second": job.step * run.optim.batch_size / job.seconds,
             "seconds": job.seconds,
             "processes": job.world,
-            "bf16": engine.use_bf16(run),
+            "way": job.way.model_dump(),
             "mixture": drawn.shares(job.step * run.optim.batch_size),
             "curve": curve.read(out),
         }

@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the trained model")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("instructdiffusion").setLevel(logging.INFO)
     first = os.environ.get("RANK", "0") == "0"
     try:
         from instructdiffusion.model.train import train
