@@ -123,6 +123,21 @@ def test_a_launcher_that_was_killed_finds_its_job_again_and_repeats_no_line(serv
     assert len(server.created) == 1
 
 
+def test_a_training_whose_nodes_start_again_is_followed_on(server: ApiServer, tmp_path: Path) -> None:
+    def runs() -> None:
+        server.pod(NAME)
+        server.says(POD, "step 1", second=1)
+
+    def starts_again() -> None:
+        server.pod(NAME, phase="Failed")
+        server.pod(NAME, attempt=1)
+        server.says(f"{POD}-1", "resumed", second=5)
+
+    server.course = [lambda: None, runs, starts_again, lambda: server.condition(NAME, "Complete")]
+    assert launch(tmp_path).lines == ["step 1", "resumed"]
+    assert len(server.created) == 1
+
+
 def test_a_cancelled_launcher_deletes_its_job(server: ApiServer, tmp_path: Path) -> None:
     def starts() -> None:
         server.pod(NAME)

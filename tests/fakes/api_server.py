@@ -34,13 +34,13 @@ class ApiServer:
         self.course: list[Callable[[], None]] = []
         self.refuses, self.refusals = 0, 0  # with which status the next calls are refused, and how many of them
 
-    def pod(self, name: str, node: int = 0, phase: str = "Running", **state: Any) -> None:
+    def pod(self, name: str, node: int = 0, phase: str = "Running", attempt: int = 0, **state: Any) -> None:
         """Add or change a pod of the job `name`; `state` is that of its container."""
-        pod = f"{name}-node-{node}"
+        pod = f"{name}-node-{node}" + (f"-{attempt}" if attempt else "")
         labels = {"jobset.sigs.k8s.io/jobset-name": name, "batch.kubernetes.io/job-completion-index": str(node)}
         container = {"name": "node", "image": "x:1", "imageID": "", "ready": False, "restartCount": 0, "state": state}
         self.pods[pod] = {
-            "metadata": {"name": pod, "labels": labels, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "metadata": {"name": pod, "labels": labels, "creationTimestamp": f"2026-01-01T00:0{attempt}:00Z"},
             "status": {"phase": phase, "containerStatuses": [container]},
         }
 
