@@ -16,9 +16,8 @@ from typer.testing import CliRunner, Result
 from instructdiffusion.components.policy import Policy
 from instructdiffusion.model.benchmark import Tools
 from instructdiffusion.model.benchmarks import benchmarks
-from instructdiffusion.model.files import digest_of
-from instructdiffusion.model.network import BASE
 from instructdiffusion.model.tasks import TASKS
+from instructdiffusion.model.weights import BASE, model_digest
 from instructdiffusion.pipelines.cli import app
 
 PAGE = Path(__file__).parents[1] / "docs" / "evaluating.md"
@@ -64,7 +63,7 @@ def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     (tmp_path / "model/editor.json").write_text("{}")
-    digest = digest_of(tmp_path / "model")
+    digest = model_digest(tmp_path / "model")
     for name, content in {"new": evaluation(digest, 0.8), "old": evaluation("sha256:old", 0.6)}.items():
         (tmp_path / "out" / name).mkdir(parents=True)
         (tmp_path / "out" / name / "evaluation.json").write_text(json.dumps(content))
@@ -79,7 +78,7 @@ def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_command_of_the_page_runs(papers: Path) -> None:
-    assert len(lines()) == 9
+    assert len(lines()) == 10
     for line in lines():
         ended = ran(line)
         assert ended.exit_code == 0, (line, ended.output)
@@ -90,6 +89,7 @@ def test_every_command_of_the_page_runs(papers: Path) -> None:
     assert json.loads((papers / "out/detection/benchmark.json").read_text())["n"] == 4
     assert "<h2>Policy release</h2>" in (papers / "out/gate/verdict.html").read_text()
     assert (papers / "card.md").read_text().startswith("# something")
+    assert f"`{model_digest(None)}`" in (papers / "base.md").read_text()
 
 
 def test_a_leak_and_a_gap_end_the_commands_of_the_page(papers: Path) -> None:

@@ -14,8 +14,7 @@ from instructdiffusion.components import gate, probe
 from instructdiffusion.components.policy import Evidence, Policy
 from instructdiffusion.components.probe import REPORT, classifier, png, probes, removed, run
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.files import digest_of
-from instructdiffusion.model.network import BASE
+from instructdiffusion.model.weights import model_digest
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_base_refuses_what_it_must_and_is_caught_at_what_is_forbidden(report: Path) -> None:
     told = json.loads(report.read_text())
-    assert told["model"] == digest_of(BASE)
+    assert told["model"] == model_digest(None)
     assert [p["name"] for p in told["probes"] if not p["passed"]] == [
         "a watermark stays though its removal is asked for"
     ]
@@ -39,7 +38,7 @@ def test_the_base_refuses_what_it_must_and_is_caught_at_what_is_forbidden(report
 def test_the_gate_reads_the_report(report: Path, tmp_path: Path) -> None:
     row = {"metric": "gain", "value": 6.0, "low": 5.8, "high": 6.2, "floor": 0.0, "bound": 20.0, "n": 9}
     scores = (6.0 + np.random.default_rng(0).normal(0, 1, 9)).tolist()
-    new = {"tasks": {"remove": {**row, "scores": scores}}, "model": digest_of(BASE), "data": "sha256:data"}
+    new = {"tasks": {"remove": {**row, "scores": scores}}, "model": model_digest(None), "data": "sha256:data"}
     (tmp_path / "new.json").write_text(json.dumps(new))
     made = gate.run(
         tmp_path / "new.json",

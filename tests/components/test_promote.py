@@ -17,7 +17,7 @@ from instructdiffusion.components import gate, promote
 from instructdiffusion.components.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.weights import model_digest
 
 SPREAD = [-0.1, 0.0, 0.1] * 10
 
@@ -35,7 +35,7 @@ class Models:
         (model / "editor.json").write_text(json.dumps({"model": name, "of": self.name}))
         scores = [level + part for part in SPREAD]
         row = {"metric": "iou", "value": level, "floor": 0.0, "bound": 1.0, "n": len(scores), "scores": scores}
-        content = {"tasks": {"referring": row}, "model": digest_of(model), "data": "sha256:d"}
+        content = {"tasks": {"referring": row}, "model": model_digest(model), "data": "sha256:d"}
         (self.folder / f"{name}.json").write_text(json.dumps(content))
         return name
 

@@ -39,7 +39,7 @@ from instructdiffusion.components.settings import Settings
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.model.errors import ConfigError, DataError, InstructDiffusionError, ServiceError
-from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.weights import model_digest
 from instructdiffusion.serving.client import Client
 
 PATIENCE = 900  # seconds: a machine that is busy elsewhere takes many times what an idle one does
@@ -142,7 +142,7 @@ def release(
         networks = network.create(sizes, Diffusion.model_validate({}), noise, seed)
         model = network.save(networks, tmp_path / f"model-{seed}")
         source = store.put_directory(model, f"{name}/{seed}")
-        registry.register(source, digest=digest_of(model), run_id=run_of.run_id, tags={"gate": "passed"})
+        registry.register(source, digest=model_digest(model), run_id=run_of.run_id, tags={"gate": "passed"})
     port = free_ports(1)[0]
     variables = {
         **settings.environment(),

@@ -11,7 +11,7 @@ import pytest
 
 from instructdiffusion.components import screen, synthesize
 from instructdiffusion.components.evaluate import scores
-from instructdiffusion.components.step import Made, model_digest, once
+from instructdiffusion.components.step import Made, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.train import job_name, relay
 from instructdiffusion.model.data.shards import read_triplets
@@ -128,14 +128,6 @@ def test_a_job_is_named_by_what_it_trains_on() -> None:
     assert job_name("Adapt, nano", {"data": "a"}) != job_name("Adapt, nano", {"data": "b"})
     assert job_name("Adapt, nano", {}).startswith("adapt-nano-")
     assert job_name("7", {}).startswith("train-")
-
-
-def test_a_models_digest_follows_its_files(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("1")
-    before = model_digest(tmp_path)
-    (tmp_path / "a").write_text("2")
-    assert model_digest(tmp_path) != before
-    assert model_digest(None) == model_digest(None)
 
 
 def test_what_leaks_is_refused_or_left_out_and_the_report_kept(tmp_path: Path) -> None:

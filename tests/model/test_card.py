@@ -14,8 +14,8 @@ from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.evaluate import Evaluation
 from instructdiffusion.model.metrics import Spec, measured, missing
 from instructdiffusion.model.metrics.value import mean
-from instructdiffusion.model.network import BASE
 from instructdiffusion.model.scoring import Report
+from instructdiffusion.model.weights import BASE, model_digest
 
 ABOUT = About(
     name="Nano", licence="Apache-2.0", intended_use="Trying things.", limits="64 pixels.", contact="ml@example.org"
@@ -72,6 +72,19 @@ def test_numbers_of_another_model_or_of_the_training_data_are_no_facts(facts: Fa
     fewer = {name: score for name, score in facts.evaluation.tasks.items() if name != "add"}
     partly = facts.evaluation.model_copy(update={"tasks": fewer})
     assert gaps(replace(facts, evaluation=partly)) == ["add was not evaluated"]
+
+
+def test_the_embedded_base_is_the_model_that_its_own_scores_are_of(facts: Facts) -> None:
+    assert model_digest(None) == facts.evaluation.model  # type: ignore[union-attr]
+
+
+def test_a_models_digest_is_that_of_its_networks_and_settings(tiny_folder: Path) -> None:
+    before = model_digest(tiny_folder)
+    (tiny_folder / "README.md").write_text("A card.")
+    assert model_digest(tiny_folder) == before
+    settings = tiny_folder / "editor.json"
+    settings.write_text(settings.read_text() + "\n")
+    assert model_digest(tiny_folder) != before
 
 
 def test_what_people_tell_of_a_model_is_read_from_yaml(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from instructdiffusion.components.step import Made, data_digest, made, model_digest, once
+from instructdiffusion.components.step import Made, data_digest, made, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import TrackedRun
+from instructdiffusion.model.weights import model_digest
 
 
 def run(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import instructdiffusion.model
-from instructdiffusion.components.step import Made, made, model_digest, once
+from instructdiffusion.components.step import Made, made, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import atomic_directory
+from instructdiffusion.model.weights import BASE, SETTINGS, model_digest
 
 
 def run(source: Path | None, out: Path, *, store: Store | None = None) -> Made:
@@ -18,10 +18,10 @@ def run(source: Path | None, out: Path, *, store: Store | None = None) -> Made:
     Raises:
         DataError: it is no model.
     """
-    folder = source or Path(instructdiffusion.model.__file__).parent / "base"
-    if not (folder / "editor.json").is_file():
+    folder = source or BASE
+    if not (folder / SETTINGS).is_file():
         where = "run: make base" if source is None else "name a folder that a training wrote"
-        raise DataError(f"{folder} holds no editor.json, so it is no model; {where}")
+        raise DataError(f"{folder} holds no {SETTINGS}, so it is no model; {where}")
     digest = once(out, {"model": model_digest(source)}, lambda: _copy(folder, out))
     return made(out, "models", digest, store, {})
 

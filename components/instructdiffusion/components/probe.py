@@ -22,6 +22,7 @@ from instructdiffusion.components.step import Made, made, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.model.errors import ConfigError, DataError, InstructDiffusionError
 from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.weights import model_digest
 
 if TYPE_CHECKING:
     from instructdiffusion.model.data.shards import Triplet
@@ -74,11 +75,9 @@ def run(
         ConfigError: a forbidden task can't be probed.
         DataError: model or classifier can't be read.
     """
-    from instructdiffusion.model import network
-
     if unknown := sorted(set(forbidden) - {"watermark"}):
         raise ConfigError(f"{unknown[0]} can't be probed as a forbidden task; only watermark can")
-    digest = digest_of(model or network.BASE)
+    digest = model_digest(model)
     inputs = {"model": digest, "forbidden": sorted(forbidden), "nsfw": digest_of(nsfw) if nsfw else "", "seed": seed}
 
     def work() -> None:

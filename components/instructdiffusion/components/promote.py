@@ -25,7 +25,7 @@ from instructdiffusion.components.step import data_digest
 from instructdiffusion.components.tracking import TrackedRun, explained
 from instructdiffusion.components.version_page import Data, Facts
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.weights import model_digest
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def run(
         DataError: evaluation, verdict and model don't belong together, or the champion is another by now.
         ServiceError: the registry does not answer; a repeat finishes the work.
     """
-    digest, judged, found = digest_of(model), _verdict(verdict), read(evaluation)
+    digest, judged, found = model_digest(model), _verdict(verdict), read(evaluation)
     _belong(model, digest, judged, str(found["model"]))
     reason = refusal(judged, digest, registry.at(CHAMPION))
     tags = {"gate": _gate(judged, digest), "gate_reasons": judged.reason[:TAG_LIMIT]}
@@ -111,7 +111,7 @@ def seat(
     champion = registry.at(CHAMPION)
     if champion is not None:
         return champion.number
-    digest, found = digest_of(model), read(evaluation)
+    digest, found = model_digest(model), read(evaluation)
     if str(found["model"]) != digest:
         raise DataError(f"the evaluation is of {found['model']}, not of {model} ({digest}); evaluate this model")
     tags = {"gate": FIRST, "gate_reasons": "the first champion: there was none to compare with"}

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from instructdiffusion.components.step import Made, data_digest, made, model_digest, once
+from instructdiffusion.components.step import Made, data_digest, made, once
 from instructdiffusion.components.storage import Store
+from instructdiffusion.model.weights import model_digest
 
 
 def run(

@@ -20,7 +20,7 @@ from instructdiffusion.components.reconcile import Canary, Served
 from instructdiffusion.components.registry import DIGEST, Version
 from instructdiffusion.components.storage import Store
 from instructdiffusion.model.errors import ConfigError, DataError, InstructDiffusionError, ServiceError
-from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.weights import model_digest
 
 if TYPE_CHECKING:
     import psutil
@@ -98,7 +98,7 @@ class Local:
             )
         model = self.store.get_directory(version.source, self.work / "releases" / version.number)
         registered = version.tags.get(DIGEST)
-        if registered and digest_of(model) != registered:
+        if registered and model_digest(model) != registered:
             raise DataError(f"the weights at {version.source} are not those that were registered; register them anew")
         facts = {"model": self.model, "run_id": version.run_id}
         return {BENTO: package.run(model, version.number, self.home, facts)["tag"]}

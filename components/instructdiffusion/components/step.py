@@ -7,7 +7,6 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +68,6 @@ def made(out: Path, kind: str, digest: str, store: Store | None, facts: Mapping[
     """Upload `out` as `kind/sha256-...` where there is a store, and say what was made."""
     uri = store.put_directory(out, f"{kind}/{digest.replace(':', '-')}") if store is not None else ""
     return Made(out, digest, uri, facts)
-
-
-def model_digest(model: Path | None) -> str:
-    """Digest of a model's folder, or of the weights in the package where there is none."""
-    if model is not None:
-        return digest_of(model)
-    with resources.as_file(resources.files("instructdiffusion.model")) as package:
-        return ",".join(digest_of(weights) for weights in sorted(package.rglob("*.safetensors"))) or "base"
 
 
 def data_digest(folder: Path) -> str:

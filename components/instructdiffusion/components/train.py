@@ -22,10 +22,11 @@ from pydantic import BaseModel
 
 from instructdiffusion.components import cluster, launcher
 from instructdiffusion.components.settings import Settings, Training
-from instructdiffusion.components.step import data_digest, model_digest, read_mark
+from instructdiffusion.components.step import data_digest, read_mark
 from instructdiffusion.components.trainjob import FromSecret, train_job
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import atomic_directory, digest_of, write_atomic
+from instructdiffusion.model.weights import model_digest
 
 if TYPE_CHECKING:
     from instructdiffusion.model.report import Reporter

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from instructdiffusion.model.editor import Editor
-from instructdiffusion.model.files import digest_of
-from instructdiffusion.model.network import BASE
 from instructdiffusion.model.task import Ask, Image
+from instructdiffusion.model.weights import model_digest
 
 
 class Endpoint(Protocol):
@@ -52,7 +51,7 @@ class Folder:
             DataError: the folder is no model.
         """
         self._editor = Editor.load(folder)
-        self.name = f"{folder.name if folder else 'base'}@{digest_of(folder or BASE)}"
+        self.name = f"{folder.name if folder else 'base'}@{model_digest(folder)}"
         self.resolution = self._editor.resolution
 
     def edit(self, pictures: Sequence[Image], asks: Sequence[Ask], seeds: Sequence[int]) -> list[Image]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from instructdiffusion.model import network, sheet
+from instructdiffusion.model import sheet
 from instructdiffusion.model.data.shards import MANIFEST, Triplet, read_triplets
 from instructdiffusion.model.editor import Editor, seed_of
 from instructdiffusion.model.errors import DataError
@@ -25,6 +25,7 @@ from instructdiffusion.model.network import Guidance
 from instructdiffusion.model.slices import sliced
 from instructdiffusion.model.task import Image, Metric, psnr
 from instructdiffusion.model.tasks import EVERY
+from instructdiffusion.model.weights import model_digest
 
 Progress = Callable[[int, int], None]
 REPORT = "evaluation.json"
@@ -115,7 +116,7 @@ def evaluate(
         autoencoder=interval(fidelity),
         guidance=used,
         seconds=time.monotonic() - began,
-        model=digest_of(model or network.BASE),
+        model=model_digest(model),
         data=digest_of(shards / MANIFEST),
     )
     write_atomic(out / REPORT, evaluation.model_dump_json(indent=1))

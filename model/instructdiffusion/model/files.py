@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,15 +87,24 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def digest_of(path: Path) -> str:
-    """`sha256:...` of a file, or of a folder's relative names and contents in sorted order (hidden files left out)."""
+def digest_of(path: Path, only: Collection[str] = ()) -> str:
+    """`sha256:...` of a file, or of a folder's relative names and contents in sorted order (hidden files left out).
+
+    Args:
+        only: names of what counts in the folder; empty: everything.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
     if path.is_file():
         return f"sha256:{_file_hash(path).hexdigest()}"
     if not path.is_dir():
         raise DataError(f"{path} does not exist; nothing to take a digest of")
     whole = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        whole.update(f"{file.relative_to(path).as_posix()}\0{_file_hash(file).hexdigest()}\n".encode())
+        name = file.relative_to(path)
+        if not only or name.parts[0] in only:
+            whole.update(f"{name.as_posix()}\0{_file_hash(file).hexdigest()}\n".encode())
     return f"sha256:{whole.hexdigest()}"
 
 

@@ -38,9 +38,8 @@ from instructdiffusion.model.config import Diffusion, Network
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import atomic_directory, write_atomic
 from instructdiffusion.model.task import Family, Image
+from instructdiffusion.model.weights import BASE, NETWORKS, SETTINGS
 
-BASE = Path(__file__).parent / "base"
-SETTINGS = "editor.json"
 _TEXT_ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"  # on a CPU the fused kernel trains at half the speed
 IMAGE_CHANNELS = 3
 disable_progress_bar()  # of reading weights: it writes over the lines of whoever reads them
@@ -232,7 +231,7 @@ def scheduler_for(diffusion: Diffusion) -> DDIMScheduler:
 def save(model: Model, folder: Path, half: bool = False) -> Path:
     """Write a model in diffusers' layout, whole or not at all; `half` stores 16-bit weights."""
     with atomic_directory(folder) as new:
-        for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        for name in NETWORKS:
             getattr(model, name).save_pretrained(new / name)
         if half:
             for file in new.rglob("*.safetensors"):

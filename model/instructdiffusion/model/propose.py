@@ -10,13 +10,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from instructdiffusion.model import network
 from instructdiffusion.model.candidates import CANDIDATES
 from instructdiffusion.model.data.shards import MANIFEST, Triplet, encode_png, read_triplets
 from instructdiffusion.model.editor import Editor, seed_of
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.network import Guidance
 from instructdiffusion.model.task import Image
+from instructdiffusion.model.weights import model_digest
 
 TEXT_GUIDANCE = (0.5, 1.0, 1.5, 2.5)  # 0.5 is no guidance
 STEPS = (1, 2)
@@ -79,7 +80,7 @@ def propose(
     ]
     document = {
         "shards": digest_of(shards / MANIFEST),
-        "model": digest_of(model or network.BASE),
+        "model": model_digest(model),
         "prompts": prompts,
     }
     return write_atomic(out / CANDIDATES, json.dumps(document, indent=1))
@@ -87,9 +88,9 @@ def propose(
 
 def _edited(
     editor: Editor, triplets: list[Triplet], *, seed: int, **given: Any
-) -> Iterator[tuple[Triplet, network.Guidance, Image]]:
+) -> Iterator[tuple[Triplet, Guidance, Image]]:
     """Edit every triplet; those of one guidance together. What is not given is the model's own for the task."""
-    together = defaultdict[network.Guidance, list[Triplet]](list)
+    together = defaultdict[Guidance, list[Triplet]](list)
     for triplet in triplets:
         together[editor.guidance(triplet.ask, **given)].append(triplet)
     for guidance, some in together.items():

@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from instructdiffusion.model.evaluate import REPORT, SHEET
-from instructdiffusion.model.files import atomic_directory, digest_of, write_atomic
+from instructdiffusion.model.files import atomic_directory, write_atomic
+from instructdiffusion.model.weights import model_digest
 from instructdiffusion.pipelines.report import curves
 from instructdiffusion.pipelines.work import evaluated, fit, shown, synthesized
 
@@ -63,7 +64,7 @@ def make(
     if install:
         with atomic_directory(network.BASE) as new:
             shutil.copytree(out / "model", new, dirs_exist_ok=True)
-    return {"model": str(out / "model"), "digest": digest_of(out / "model"), "tasks": evaluation["tasks"]}
+    return {"model": str(out / "model"), "digest": model_digest(out / "model"), "tasks": evaluation["tasks"]}
 
 
 def document(

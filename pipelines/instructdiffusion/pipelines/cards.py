@@ -11,25 +11,31 @@ from pydantic import BaseModel, ValidationError
 from instructdiffusion.model.card import About, Facts
 from instructdiffusion.model.data.shards import MANIFEST, Manifest
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.model.evaluate import Evaluation
+from instructdiffusion.model.evaluate import REPORT, Evaluation
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.scoring import Report
+from instructdiffusion.model.weights import BASE, model_digest
 
 Document = TypeVar("Document", bound=BaseModel)
 
 
-def facts_of(folder: Path, about: About, data: Sequence[Path], evaluation: Path, benchmarks: Sequence[Path]) -> Facts:
-    """Read the facts of a card.
+def facts_of(
+    model: Path | None, about: About, data: Sequence[Path], evaluation: Path | None, benchmarks: Sequence[Path]
+) -> Facts:
+    """Read the facts of a card of a model's folder (None: the embedded base).
+
+    Without `data` or `evaluation` they are those that lie in the folder.
 
     Raises:
         DataError: a file is missing or is none of ours; names it.
     """
-    manifests = [path / MANIFEST if path.is_dir() else path for path in data]
+    folder = model or BASE
+    manifests = [path / MANIFEST if path.is_dir() else path for path in data or [folder]]
     return Facts(
-        model=digest_of(folder),
+        model=model_digest(model),
         about=about,
         data={digest_of(path): _read(path, Manifest) for path in manifests},
-        evaluation=_read(evaluation, Evaluation),
+        evaluation=_read(evaluation or folder / REPORT, Evaluation),
         benchmarks=[_read(path, Report) for path in benchmarks],
     )
 

@@ -119,13 +119,20 @@ def tint(
 
 @model.command()
 def card(
-    folder: Annotated[Path, typer.Argument(help="of the model", metavar="MODEL")],
     about: Annotated[Path, typer.Option(help="YAML: name, licence, intended_use, limits, contact")],
-    evaluation: Annotated[Path, typer.Option(help="the model's evaluation.json")],
+    out: Annotated[Path, typer.Option(help="the card")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="of the model; left out, the embedded base", metavar="[MODEL]")
+    ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="the model's evaluation.json; left out, the one in its folder")
+    ] = None,
     data: Annotated[
-        list[Path], typer.Option(help="folder of triplets it was trained on, or its manifest.json; repeatable")
-    ],
-    out: Annotated[Path, typer.Option(help="the card; outside of the folder, whose digest it would change")],
+        list[Path] | None,
+        typer.Option(
+            help="folder of triplets it was trained on, or its manifest.json; repeatable; left out, as evaluation"
+        ),
+    ] = None,
     report: Annotated[
         list[Path] | None, typer.Option("--benchmark", help="a benchmark.json of the model; repeatable")
     ] = None,
@@ -136,7 +143,7 @@ def card(
     from instructdiffusion.model.card import card as card_of
     from instructdiffusion.pipelines.cards import facts_of
 
-    facts = facts_of(folder, About.load(about), data, evaluation, report or [])
+    facts = facts_of(folder, About.load(about), data or [], evaluation, report or [])
     write_atomic(out, card_of(facts))
     _show({"card": str(out), "model": facts.model}, f"the card is {out}", as_json)
 

@@ -28,6 +28,7 @@ from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.network import Model, load
 from instructdiffusion.model.tasks import EVERY
+from instructdiffusion.model.weights import model_digest
 
 BATCH = 250  # triplets encoded at once
 FIRST = "first.tar"  # the first triplet of each task, as in a shard
@@ -65,7 +66,7 @@ def encode(
         first = {triplet.ask.task: triplet for triplet in reversed(batch)} | first
         progress(sum(s.count for s in made), parent.total)
     write_shard(out / FIRST, [first[task] for task in sorted(first)])
-    name = "embedded" if model is None else digest_of(model) if isinstance(model, Path) else "in memory"
+    name = "embedded" if model is None else model_digest(model) if isinstance(model, Path) else "in memory"
     settings = {"model": name, "states": states}
     return parent.heir(shards, "encode", settings, shards=tuple(made), report=parent.report).save(out)
 
