@@ -148,6 +148,15 @@ def _ellipse(x: float, y: float, wide: float, high: float) -> list[list[float]]:
     return [[x + wide * cos(turn * pi / 16), y + high * sin(turn * pi / 16)] for turn in range(32)]
 
 
+def prompts(root: Path) -> Path:
+    """A pair of captions that is an edit, one that is not, and a line that is cut short."""
+    edit = {"caption": "a hut", "edit": "as an oil painting", "output": "a hut in oil", "url": "https://x.org/1.jpg"}
+    root.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(edit), json.dumps({"input": "a tree", "edit": " ", "output": "a bush"}), "{broken")
+    (root / "gpt-generated-prompts.jsonl").write_text("\n".join(lines))
+    return root
+
+
 def photographs_with_captions(root: Path) -> Path:
     """Two photographs with a text beside each, as img2dataset writes them; one is cut short."""
     from instructdiffusion.model.data.photos import photographs

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from instructdiffusion.model.data.shards import Manifest
-from instructdiffusion.model.data.sources import Scenes, Synthesis
+from instructdiffusion.model.data.sources import Pairs, Scenes, Synthesis
 from instructdiffusion.pipelines.cli import app
 
 PAGE = Path(__file__).parents[1] / "docs/data.md"
@@ -45,5 +45,5 @@ def test_a_data_set_is_built_at_once_and_in_parts_as_the_page_says(
 
 
 def test_every_field_of_a_source_is_explained() -> None:
-    for field in (*Synthesis.model_fields, *Scenes.model_fields):
+    for field in (*Synthesis.model_fields, *Pairs.model_fields, *Scenes.model_fields):
         assert f"`{field}`" in PAGE.read_text()

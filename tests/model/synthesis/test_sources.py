@@ -65,6 +65,7 @@ def test_regions_become_removals_and_additions_and_photographs_are_damaged(
     )
     manifest = build(order(*sources), tmp_path / "out", workers=1)
     assert manifest.counts == {"add": 1, "remove": 1, "denoise": 4, "watermark": 4}
+    assert manifest.sources["edits"].weight == 1.0  # though that of regions as they are is none
     assert manifest.sources["edits"].skipped == {"region: too small or too large": 1}
     assert manifest.sources["damage"].skipped == {"picture: missing or broken": 1}
     triplets = list(read_triplets(tmp_path / "out"))

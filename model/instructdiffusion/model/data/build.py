@@ -24,12 +24,12 @@ from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from instructdiffusion.model.data.offers import Offer, Order, numbered, origin_of
+from instructdiffusion.model.data.offers import Offer, Order, numbered, origin_of, twins_of
 from instructdiffusion.model.data.parts import Part, summed, with_contents
 from instructdiffusion.model.data.readers.walk import Skip
 from instructdiffusion.model.data.samples import Unusable
 from instructdiffusion.model.data.shards import MANIFEST, Manifest, Origin, Shard, Triplet, write_shard
-from instructdiffusion.model.data.sources import DataSet, Source, Synthesis
+from instructdiffusion.model.data.sources import DataSet, Pairs, Source, Synthesis
 from instructdiffusion.model.data.workers import spread
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.files import digest_of, write_atomic
@@ -182,10 +182,12 @@ def _request(order: Order, source: Source) -> str:
 
 
 def _told(source: Source) -> dict[str, Any]:
-    """What a source file says of it that makes a difference to its triplets; exemplars are told by their version."""
+    """What a source file says of it that makes a difference to its triplets; other folders by their digests."""
     told = source.model_dump(mode="json", exclude={"path", "weight"})
     if isinstance(source, Synthesis) and source.exemplars:
         told["exemplars"] = version_of(Path(source.exemplars))
+    if isinstance(source, Pairs):
+        told["model"] = twins_of(source).name
     return told
 
 

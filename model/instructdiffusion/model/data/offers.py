@@ -10,18 +10,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from instructdiffusion.model.data.augment import generator
 from instructdiffusion.model.data.looks import LOOK, looked
-from instructdiffusion.model.data.readers import PHOTO, REGION, Example, reader_for
+from instructdiffusion.model.data.readers import EDIT, PHOTO, PROMPT, REGION, Example, reader_for
 from instructdiffusion.model.data.readers.walk import Skip, Walker
 from instructdiffusion.model.data.samples import Unusable, licence_of, origin, safe_key, trainable, triplets_of
 from instructdiffusion.model.data.shards import PER_SHARD, Origin, Triplet
-from instructdiffusion.model.data.sources import DataSet, Scenes, Source, Sources, Synthesis
+from instructdiffusion.model.data.sources import DataSet, Pairs, Scenes, Source, Sources, Synthesis
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.instructions.bank import Bank, bank, reword
-from instructdiffusion.model.synthesis import degrade, removal, replacement
+from instructdiffusion.model.quality.clip import eyes
+from instructdiffusion.model.synthesis import degrade, pairs, removal, replacement
 from instructdiffusion.model.synthesis.captioners import captioner
 from instructdiffusion.model.synthesis.exemplars import exemplars
 from instructdiffusion.model.synthesis.inpainters import inpainter
@@ -29,9 +30,12 @@ from instructdiffusion.model.synthesis.painters import painter
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.synthesis.write import compose, licences, mixture, plan
 
+if TYPE_CHECKING:
+    from instructdiffusion.model.synthesis.prompt_to_prompt import Twins
+
 LICENCE = "licence: not on the list"
 #: What can be synthesised of which examples.
-MAKES = {REGION: (*removal.OPERATIONS, replacement.OPERATION), PHOTO: degrade.DAMAGES}
+MAKES = {REGION: (*removal.OPERATIONS, replacement.OPERATION), PHOTO: degrade.DAMAGES, PROMPT: (EDIT,)}
 SCENES = "composed scenes"  # what stands where the name of a public data set would
 
 
@@ -77,7 +81,8 @@ def origin_of(source: Source) -> Origin:
     if isinstance(source, Scenes):
         return Origin(dataset=SCENES, weight=source.weight)
     reader = _reader(source)
-    return Origin(dataset=reader.name, weight=reader.weight if source.weight is None else source.weight)
+    usual = 1.0 if isinstance(source, Synthesis | Pairs) else reader.weight  # of regions as they are it is 0
+    return Origin(dataset=reader.name, weight=usual if source.weight is None else source.weight)
 
 
 def walker(source: DataSet) -> Walker:
@@ -94,6 +99,17 @@ def walker(source: DataSet) -> Walker:
             f"source {source.name}: {folder} has no split {source.split!r} of {reader.name}; it has {', '.join(there)}"
         )
     return reader
+
+
+def twins_of(source: Pairs) -> Twins:
+    """The model that a source's pairs are painted with, loaded once.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
+    from instructdiffusion.model.synthesis.prompt_to_prompt import twins
+
+    return twins(source.model)
 
 
 def _reworded(make: Callable[[], Iterable[Triplet]], words: Bank, seed: int) -> Iterator[Triplet]:
@@ -137,8 +153,9 @@ def _of_one(source: Source) -> int:
 def _made(example: Example, reader: Walker, source: DataSet, order: Order) -> Iterator[Triplet]:
     train = order.sources.split == "train"
     try:
-        if isinstance(source, Synthesis):
-            yield from _synthesised(example, reader, source, order)
+        if isinstance(source, Synthesis | Pairs):
+            paint = _synthesised if isinstance(source, Synthesis) else _painted
+            yield from paint(example, reader, source, order)
             return
         yield from triplets_of(
             example, reader, source=source.name, size=order.size, seed=order.seed, train=train, copies=source.copies
@@ -170,6 +187,24 @@ def _synthesised(example: Example, reader: Walker, source: Synthesis, order: Ord
             yield replace(triplet, key=key, provenance=_licensed({**facts, **triplet.provenance}))
 
 
+def _painted(example: Example, reader: Walker, source: Pairs, order: Order) -> Iterator[Triplet]:
+    """What is painted of two captions; a pair that is no edit doesn't stop the others."""
+    refused, kept = list[Unusable](), 0
+    judge = eyes(source.clip) if source.clip else None
+    for copy in range(source.copies):
+        rng = generator(f"{reader.name}/{example.key}", seed=order.seed, epoch=copy)
+        facts = origin(example, reader, source.name, copy, order.seed)
+        try:
+            for triplet in pairs.edits(example, twins_of(source), judge, rng, order.size):
+                key = safe_key(source.name, triplet.key, copy if source.copies > 1 else None)
+                yield replace(triplet, key=key, provenance={**facts, **triplet.provenance})
+                kept += 1
+        except Unusable as error:
+            refused.append(error)
+    if not kept:
+        raise refused[0]
+
+
 def _of_region(example: Example, source: Synthesis, rng: Random, size: int, train: bool) -> Iterator[Triplet]:
     if operations := tuple(name for name in source.make if name in removal.OPERATIONS):
         yield from removal.edits(example, inpainter(source.inpainter), rng, size, operations=operations, train=train)
@@ -185,6 +220,18 @@ def _workshop(source: Synthesis) -> replacement.Workshop:
         painter(source.painter, source.inpainter),
         captioner(source.captioner),
     )
+
+
+def _prepare(source: Synthesis | Pairs) -> None:
+    """Load whatever a source is made with."""
+    if isinstance(source, Pairs):
+        twins_of(source)
+        if source.clip:
+            eyes(source.clip)
+        return
+    inpainter(source.inpainter)
+    if replacement.OPERATION in source.make:
+        _workshop(source)
 
 
 def _licensed(facts: dict[str, Any]) -> dict[str, Any]:
@@ -211,13 +258,11 @@ def _reader(source: DataSet) -> Walker:
     """The reader of a source's data set, of which all that is wanted can be made."""
     reader = walker(source)
     possible = MAKES.get(reader.task, ())
-    if isinstance(source, Synthesis):
+    if isinstance(source, Synthesis | Pairs):
         if beyond := [name for name in source.make if name not in possible]:
             fix = f"choose from {', '.join(possible)}" if possible else "leave make out"
             raise ConfigError(f"source {source.name}: {', '.join(beyond)} can't be made of {reader.name}; {fix}")
-        inpainter(source.inpainter)  # an error now, not after hours
-        if replacement.OPERATION in source.make:
-            _workshop(source)
+        _prepare(source)  # an error now, not after hours
     elif not trainable(reader):
         use = f"holds what triplets are synthesised from; add make: [{', '.join(possible)}]"
         raise ConfigError(f"source {source.name}: {reader.name} in {source.path} {use}")

@@ -36,7 +36,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Made = Literal["remove", "add", "replace", "denoise", "deblur", "watermark", "colorize", "brighten", "dehaze"]
 STORE = "s3://"
-_ADDRESSES = ("path", "exemplars")  # fields that name a folder, on disk or in the store
+_ADDRESSES = ("path", "exemplars", "model")  # fields that name a folder, on disk or in the store
 
 
 class DataSet(BaseModel):
@@ -84,6 +84,18 @@ class Synthesis(DataSet):
         return self
 
 
+class Pairs(DataSet):
+    """Triplets that a text-to-image model paints of pairs of captions."""
+
+    make: tuple[Literal["edit"], ...] = Field(min_length=1, description="tasks: edit")
+    model: str = Field(
+        min_length=1, description="Stable Diffusion in diffusers' layout: folder or its s3:// address; as path"
+    )
+    clip: str | None = Field(
+        None, min_length=1, description="folder or hub id of the CLIP that judges pairs; left out: none is refused"
+    )
+
+
 class Scenes(BaseModel):
     """Composed scenes, of every task by its weight."""
 
@@ -96,13 +108,18 @@ class Scenes(BaseModel):
 
 def _kind(value: Any) -> str:
     fields = value if isinstance(value, dict) else type(value).model_fields
+    if "model" in fields:
+        return "pairs"
     return "scenes" if "scenes" in fields else "synthesis" if "make" in fields else "data set"
 
 
 Source = Annotated[
-    Annotated[DataSet, Tag("data set")] | Annotated[Synthesis, Tag("synthesis")] | Annotated[Scenes, Tag("scenes")],
+    Annotated[DataSet, Tag("data set")]
+    | Annotated[Synthesis, Tag("synthesis")]
+    | Annotated[Pairs, Tag("pairs")]
+    | Annotated[Scenes, Tag("scenes")],
     Discriminator(_kind),
-]  # told apart by the fields `make` and `scenes`
+]  # told apart by the fields `make`, `model` and `scenes`
 
 
 class Sources(BaseModel):

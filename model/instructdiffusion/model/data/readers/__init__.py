@@ -22,7 +22,7 @@ from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.task import Image, Label, Mask
 
 #: What an example may be besides one of a task: an edit that fits none of them, and what triplets are synthesised from.
-EDIT, REGION, PHOTO = "edit", "region", "photo"
+EDIT, REGION, PHOTO, PROMPT = "edit", "region", "photo", "prompt"
 
 
 @dataclass(frozen=True)
