@@ -23,7 +23,7 @@ TOP = {
 HEAVY = (
     *("torch", "diffusers", "transformers", "accelerate", "deepspeed", "webdataset"),
     *("skimage", "sklearn", "scipy", "cv2", "faiss", "matplotlib", "pandas"),
-    *("kfp", "mlflow", "bentoml", "kserve", "kubernetes", "minio", "label_studio_sdk", "fastapi"),
+    *("kfp", "mlflow", "bentoml", "kserve", "kubernetes", "minio", "label_studio_sdk", "fastapi", "scrapy"),
 )
 
 

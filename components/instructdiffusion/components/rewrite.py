@@ -20,6 +20,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from tenacity.wait import wait_base
 
 from instructdiffusion.model.errors import ServiceError
+from instructdiffusion.model.files import append_line
 from instructdiffusion.model.instructions.bank import Wording
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class Rewriter:
             body = {"model": self.model, "temperature": 1.0, "messages": [{"role": "user", "content": asked}]}
             said = self._ask(body)
             line = {"asked": named, "question": asked, "model": self.model, "said": said}
-            _append(self.cache, {**line, "at": datetime.now(UTC).isoformat(timespec="seconds")})
+            line |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+            append_line(self.cache, json.dumps(line, ensure_ascii=False))
             self._said[named] = said
         return texts_of(self._said[named])
 
@@ -138,10 +140,3 @@ def _read(cache: Path) -> Iterator[tuple[str, str]]:
             yield known["asked"], known["said"]
         except (ValueError, KeyError, TypeError):
             log.warning("a line of %s is damaged; what it said is asked for again", cache)
-
-
-def _append(cache: Path, line: dict[str, str]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    whole = not cache.is_file() or cache.read_bytes()[-1:] in (b"", b"\n")
-    with cache.open("a", encoding="utf-8") as file:
-        file.write(("" if whole else "\n") + json.dumps(line, ensure_ascii=False) + "\n")

@@ -8,7 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from errno import ENOSPC
 from pathlib import Path
+from typing import IO
 
 from instructdiffusion.model.errors import DataError
 
@@ -36,6 +38,30 @@ def write_atomic(path: Path, content: bytes | str, *, sync: bool = True, mode: i
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
+        raise DataError(f"can't write {path}: {error.strerror}; free space or choose another folder") from error
+    return path
+
+
+def append_line(path: Path, line: str) -> Path:
+    """Add a line to a file that grows line by line; what a stop left of a line is taken away first.
+
+    Raises:
+        DataError: the disk is full or the folder can't be written; the lines before are untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("a+b", buffering=0) as file:
+            whole = _whole_lines(file)
+            file.truncate(whole)
+            try:
+                data = f"{line}\n".encode()
+                if file.write(data) != len(data):
+                    raise OSError(ENOSPC, os.strerror(ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)
+                raise
+    except OSError as error:
         raise DataError(f"can't write {path}: {error.strerror}; free space or choose another folder") from error
     return path
 
@@ -106,6 +132,18 @@ def digest_of(path: Path, only: Collection[str] = ()) -> str:
         if not only or name.parts[0] in only:
             whole.update(f"{name.as_posix()}\0{_file_hash(file).hexdigest()}\n".encode())
     return f"sha256:{whole.hexdigest()}"
+
+
+def _whole_lines(file: IO[bytes]) -> int:
+    """How many bytes of a file are lines that end."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 4096)
+        file.seek(start)
+        if found := file.read(end - start).rfind(b"\n") + 1:
+            return start + found
+        end = start
+    return 0
 
 
 def _file_hash(path: Path) -> hashlib._Hash:

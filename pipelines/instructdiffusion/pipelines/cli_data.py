@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.pipelines import cli_build, cli_instructions, cli_quality, cli_versions
+from instructdiffusion.pipelines import cli_build, cli_crawl, cli_instructions, cli_quality, cli_versions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +22,7 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at da
 def add(app: typer.Typer) -> None:
     """Add the group to the command."""
     cli_build.add(data)
+    cli_crawl.add(data)
     cli_instructions.add(data)
     cli_quality.add(data)
     cli_versions.add(data)

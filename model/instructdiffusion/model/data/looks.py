@@ -28,3 +28,24 @@ def looked(picture: Image) -> str:
 def apart(looks: NDArray[np.uint64], other: int) -> NDArray[np.uint8]:
     """In how many bits each of many differs from another."""
     return np.bitwise_count(looks ^ np.uint64(other))
+
+
+class Pairs:
+    """Looks of pairs of pictures, in one array that doubles as it fills."""
+
+    def __init__(self) -> None:
+        self.looks = np.empty((1, 2), np.uint64)
+        self.count = 0
+
+    def add(self, pair: tuple[int, int]) -> None:
+        """Remember a pair."""
+        if self.count == len(self.looks):
+            self.looks = np.concatenate([self.looks, np.empty_like(self.looks)])
+        self.looks[self.count] = pair
+        self.count += 1
+
+    def nearest(self, pair: tuple[int, int]) -> int:
+        """Bits that differ from the nearest pair; all of them where there is none."""
+        if not self.count:
+            return 2 * BITS
+        return int(np.bitwise_count(self.looks[: self.count] ^ np.array(pair, np.uint64)).sum(axis=1).min())

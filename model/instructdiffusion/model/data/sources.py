@@ -11,7 +11,7 @@ sources:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,7 +56,7 @@ class DataSet(BaseModel):
 
     def allows(self, licence: str) -> bool:
         """Whether pictures under this licence may be used."""
-        return self.licences is None or any(fnmatchcase(licence.lower(), known.lower()) for known in self.licences)
+        return self.licences is None or licensed(licence, self.licences)
 
 
 class Synthesis(DataSet):
@@ -154,6 +154,11 @@ class Sources(BaseModel):
         if self.instructions not in WORDINGS:
             changes["instructions"] = _under(self.instructions, folder)
         return self.model_copy(update=changes)
+
+
+def licensed(licence: str, allowed: Iterable[str]) -> bool:
+    """Whether a licence is on a list, in which * stands for any text; large letters are as good as small ones."""
+    return any(fnmatchcase(licence.lower(), known.lower()) for known in allowed)
 
 
 def read_sources(path: Path) -> Sources:

@@ -7,10 +7,9 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-import numpy as np
 from pydantic import Field
 
-from instructdiffusion.model.data.looks import BITS, look
+from instructdiffusion.model.data.looks import Pairs, look
 from instructdiffusion.model.data.shards import Triplet
 from instructdiffusion.model.quality import Options, Score, Values
 
@@ -52,7 +51,7 @@ class Nearest(Score):
 
     def __init__(self, options: NearOptions) -> None:
         super().__init__(options)
-        self.seen: defaultdict[bytes, Store] = defaultdict(Store)
+        self.seen: defaultdict[bytes, Pairs] = defaultdict(Pairs)
         self.last: tuple[Triplet | None, Hashes] = (None, (0, 0))
 
     def values(self, triplets: Sequence[Triplet]) -> Values:
@@ -70,27 +69,6 @@ class Nearest(Score):
     def _group(self, triplet: Triplet) -> bytes:
         words = re.sub(r"\W+", " ", triplet.ask.instruction.casefold()).strip() if self.options.words else ""
         return hashlib.blake2b(words.encode(), digest_size=8).digest()
-
-
-class Store:
-    """Hashes in one array that doubles as it fills."""
-
-    def __init__(self) -> None:
-        self.hashes = np.empty((1, 2), np.uint64)
-        self.count = 0
-
-    def add(self, hashes: Hashes) -> None:
-        """Remember a pair."""
-        if self.count == len(self.hashes):
-            self.hashes = np.concatenate([self.hashes, np.empty_like(self.hashes)])
-        self.hashes[self.count] = hashes
-        self.count += 1
-
-    def nearest(self, hashes: Hashes) -> int:
-        """Bits that differ from the nearest pair; all of them where there is none."""
-        if not self.count:
-            return 2 * BITS
-        return int(np.bitwise_count(self.hashes[: self.count] ^ np.array(hashes, np.uint64)).sum(axis=1).min())
 
 
 def _digest(triplet: Triplet) -> bytes:
