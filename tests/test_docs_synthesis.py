@@ -13,12 +13,13 @@ from stable import tiny_stable_diffusion
 from typer.testing import CliRunner
 
 from instructdiffusion.model.data.shards import Manifest
-from instructdiffusion.model.synthesis import degrade, gather, pairs, replacement
+from instructdiffusion.model.synthesis import degrade, gather, guessed, pairs, replacement
 from instructdiffusion.model.synthesis.prompt_to_prompt import twins
 from instructdiffusion.model.synthesis.regions import LEAST, MOST
 from instructdiffusion.pipelines.cli import app
 
 PAGE = Path(__file__).parents[1] / "docs/synthesis.md"
+pytest.importorskip("ai_edge_litert", reason="pip install 'instructdiffusion[detectors]'")
 
 
 def test_the_sources_of_the_page_are_built_and_filtered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +38,7 @@ def test_the_sources_of_the_page_are_built_and_filtered(tmp_path: Path, monkeypa
         ended = CliRunner().invoke(app, [*shlex.split(line)[1:], *(["--workers", "1"] if " build " in line else [])])
         assert ended.exit_code == 0, ended.output
     found = Manifest.load(Path("out/good")).sources
+    assert found["guessed"].counts["keypoint"] == 1
     assert found["edits"].counts == {"add": 2, "remove": 2}
     assert found["swaps"].counts == {"replace": 1}
     assert found["styles"].counts == {"edit": 2}
@@ -56,4 +58,5 @@ def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
     ):
         assert f"{likeness} | {pairs.LEAST[f'clip_{name}']} |" in page
     assert f"JPEG on top of {10 * degrade.COMPRESSED:g} in 10" in page
+    assert f"At most {guessed.MOST} things of a photograph" in page
     assert f"a logo on {10 * degrade.LOGOS:g} in 10" in page

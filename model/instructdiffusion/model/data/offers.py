@@ -5,7 +5,7 @@ Offers come always in the same order and cost little until a triplet is made of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,9 @@ from instructdiffusion.model.data.sources import DataSet, Pairs, Scenes, Source,
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.instructions.bank import Bank, bank, reword
 from instructdiffusion.model.quality.clip import eyes
-from instructdiffusion.model.synthesis import degrade, pairs, removal, replacement
+from instructdiffusion.model.synthesis import degrade, guessed, pairs, removal, replacement
 from instructdiffusion.model.synthesis.captioners import captioner
+from instructdiffusion.model.synthesis.detectors import Found, detector
 from instructdiffusion.model.synthesis.exemplars import exemplars
 from instructdiffusion.model.synthesis.inpainters import inpainter
 from instructdiffusion.model.synthesis.painters import painter
@@ -147,7 +148,9 @@ def _of_one(source: Source) -> int:
     """How many triplets are made of one offer, at most."""
     if isinstance(source, Scenes):
         return 1
-    return source.copies * (len(source.make) if isinstance(source, Synthesis) else 1)
+    if not isinstance(source, Synthesis):
+        return source.copies
+    return source.copies * len(source.make) * (guessed.MOST if source.detector else 1)
 
 
 def _made(example: Example, reader: Walker, source: DataSet, order: Order) -> Iterator[Triplet]:
@@ -175,13 +178,14 @@ def _synthesised(example: Example, reader: Walker, source: Synthesis, order: Ord
     except DataError as error:
         raise Unusable("picture: missing or broken", str(error)) from error
     loaded, train = replace(example, source=lambda: picture), order.sources.split == "train"
+    things = detector(source.detector).find(picture) if source.detector else []
     for copy in range(source.copies):
         rng = generator(f"{reader.name}/{example.key}", seed=order.seed, epoch=copy)
         facts = {**origin(example, reader, source.name, copy, order.seed), LOOK: looked(picture)}
         if reader.task == REGION:
             made = _of_region(loaded, source, rng, order.size, train)
         else:
-            made = degrade.edits(loaded, rng, order.size, operations=source.make, train=train)
+            made = _of_photo(loaded, things, source, rng, order.size, train)
         for triplet in made:
             key = safe_key(source.name, triplet.key, copy if source.copies > 1 else None)
             yield replace(triplet, key=key, provenance=_licensed({**facts, **triplet.provenance}))
@@ -240,6 +244,18 @@ def _licensed(facts: dict[str, Any]) -> dict[str, Any]:
     return {**facts, "licence": "; ".join(dict.fromkeys(all_of))}
 
 
+def _of_photo(
+    example: Example, things: Sequence[Found], source: Synthesis, rng: Random, size: int, train: bool
+) -> Iterator[Triplet]:
+    """A photograph damaged, and what was found in it."""
+    if damages := tuple(name for name in source.make if name in degrade.DAMAGES):
+        yield from degrade.edits(example, rng, size, operations=damages, train=train)
+    if operations := tuple(name for name in source.make if name in guessed.OPERATIONS):
+        fill, marked = inpainter(source.inpainter), {"labels": f"guessed by {detector(source.detector or '').name}"}
+        for triplet in guessed.edits(example, things, fill, rng, size, operations=operations, train=train):
+            yield replace(triplet, provenance={**triplet.provenance, **marked})
+
+
 def _scenes(source: Scenes, order: Order) -> Iterator[Offer]:
     # No two sources share a scene; those of the default name are what `synthesize` makes.
     start = str(order.seed) if source.name == Scenes.model_fields["name"].default else f"{order.seed}-{source.name}"
@@ -258,9 +274,16 @@ def _reader(source: DataSet) -> Walker:
     """The reader of a source's data set, of which all that is wanted can be made."""
     reader = walker(source)
     possible = MAKES.get(reader.task, ())
+    if isinstance(source, Synthesis) and source.detector:
+        if reader.task != PHOTO:
+            raise ConfigError(f"source {source.name}: {reader.name} has labels of its own; leave detector out")
+        detector(source.detector)
+        possible = (*possible, *guessed.OPERATIONS)
     if isinstance(source, Synthesis | Pairs):
         if beyond := [name for name in source.make if name not in possible]:
             fix = f"choose from {', '.join(possible)}" if possible else "leave make out"
+            if reader.task == PHOTO and isinstance(source, Synthesis) and set(beyond) <= set(guessed.OPERATIONS):
+                fix = f"{fix}, or add detector: packaged"
             raise ConfigError(f"source {source.name}: {', '.join(beyond)} can't be made of {reader.name}; {fix}")
         _prepare(source)  # an error now, not after hours
     elif not trainable(reader):

@@ -34,7 +34,9 @@ from instructdiffusion.model.instructions import WORDINGS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Made = Literal["remove", "add", "replace", "denoise", "deblur", "watermark", "colorize", "brighten", "dehaze"]
+Made = Literal[
+    "remove", "add", "replace", "denoise", "deblur", "watermark", "colorize", "brighten", "dehaze", "keypoint"
+]
 STORE = "s3://"
 _ADDRESSES = ("path", "exemplars", "model")  # fields that name a folder, on disk or in the store
 
@@ -63,7 +65,12 @@ class Synthesis(DataSet):
     """Triplets that are synthesised of a data set of regions or of photographs."""
 
     make: tuple[Made, ...] = Field(
-        min_length=1, description="tasks: remove, add and replace of regions; those that undo damage, of photographs"
+        min_length=1,
+        description="tasks: remove, add and replace of regions; those that undo damage, of photographs, and with a "
+        "detector keypoint, remove and add",
+    )
+    detector: str | None = Field(
+        None, min_length=1, description="who finds people and animals in photographs: packaged; left out: nobody"
     )
     inpainter: str = Field(
         "opencv", min_length=1, description="what fills the hole: opencv, opencv:ns, patchmatch, lama:PATH"
