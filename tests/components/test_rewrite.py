@@ -129,6 +129,9 @@ def test_the_command_keeps_what_asks_for_the_same_and_the_rest_with_its_reason(m
         assert "remove: 10 by hand" in ended.output
         assert "slots 10" in ended.output
         missing = CliRunner().invoke(app, given)
+        told = {"OPENAI_API_KEY": "sesame", "OPENAI_BASE_URL": url, "OPENAI_MODEL": "tiny"}
+        again = CliRunner().invoke(app, [*given[:5], "--count", "2"], env=told)
+        assert again.output == ended.output
     assert missing.exit_code == ConfigError.exit_code
     assert "name the model" in missing.stderr
     kept = [w for w in load(tmp_path / "instructions.jsonl") if w.by == "model"]

@@ -154,6 +154,22 @@ def test_scenes_are_asked_for_in_simple_words_and_are_the_same_scenes(tmp_path: 
     assert sum(a[2] != b[2] for a, b in zip(hand, embedded, strict=True)) > 6
 
 
+def test_shards_in_other_words_are_made_again_and_the_manifest_tells_which(tmp_path: Path) -> None:
+    def built(instructions: str) -> tuple[str, str]:
+        sources = Sources(sources=(Scenes(scenes=3),), instructions=instructions)
+        manifest = build(Order(sources, size=32, seed=0), tmp_path / "out", workers=1)
+        return manifest.shards[0].digest, manifest.settings["instructions"]
+
+    mine = tmp_path / "mine.jsonl"
+    bank.save([Wording("denoise", "Away with the noise.", "hand")], mine)
+    said = [built("hand"), built("simple"), built("embedded"), built(str(mine))]
+    bank.save([Wording("denoise", "Away with all the noise.", "hand")], mine)
+    said.append(built(str(mine)))
+    assert len({told for _, told in said}) == 5
+    assert len({digest for digest, _ in said[:3]}) == 3
+    assert built("hand") == said[0]
+
+
 def test_a_data_sets_own_words_stay(tmp_path: Path) -> None:
     root = published.own_triplets(tmp_path / "mine", published.own_line(1))
     file = tmp_path / "sources.yaml"

@@ -28,9 +28,12 @@ def instructions(
     count: Annotated[int, typer.Option(min=1, help="paraphrases of each instruction")] = 6,
     seed: Annotated[int, typer.Option(help="of the grammar's choices")] = 0,
     endpoint: Annotated[
-        str, typer.Option(metavar="URL", help="a language model's, up to and with /v1; left out, a grammar")
+        str,
+        typer.Option(
+            metavar="URL", envvar="OPENAI_BASE_URL", help="a language model's, up to and with /v1; left out, a grammar"
+        ),
     ] = "",
-    model: Annotated[str, typer.Option(help="which model rewrites there")] = "",
+    model: Annotated[str, typer.Option(envvar="OPENAI_MODEL", help="which model rewrites there")] = "",
     key: Annotated[str, typer.Option(envvar="OPENAI_API_KEY", hidden=True, help="of the endpoint")] = "",
     embedding: Annotated[
         str, typer.Option(help="folder or hub id of a sentence transformer; left out, letters are compared")

@@ -33,6 +33,7 @@ from instructdiffusion.model.data.sources import DataSet, Pairs, Source, Synthes
 from instructdiffusion.model.data.workers import spread
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.instructions.bank import told_of
 from instructdiffusion.model.synthesis.exemplars import version_of
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,11 @@ def build(
     shards = [mark.shard for _, mark in marks if mark.shard]
     licences = [licence for _, mark in marks for licence in mark.licences]
     told = {"size": order.size, "split": order.sources.split, "seed": order.seed}
-    settings = {"per_shard": order.per_shard, "sources": [_told(source) for source in order.sources.sources]}
+    settings = {
+        "per_shard": order.per_shard,
+        "instructions": told_of(order.sources.instructions),
+        "sources": [_told(source) for source in order.sources.sources],
+    }
     empty = Manifest(**told, counts={}, shards=(), made="build", settings=settings)
     return with_contents(empty, part, sources, shards, licences).save(out)
 
@@ -178,7 +183,8 @@ def _digest(keys: Iterator[str] | list[str]) -> str:
 
 def _request(order: Order, source: Source) -> str:
     """What a shard depends on besides its examples; not on where they lie, nor on how often they will be drawn."""
-    return repr((_told(source), order.sources.split, order.size, order.seed, order.per_shard))
+    words = told_of(order.sources.instructions)
+    return repr((_told(source), words, order.sources.split, order.size, order.seed, order.per_shard))
 
 
 def _told(source: Source) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from string import Formatter
 from typing import Literal
 
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.files import write_atomic
+from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.instructions import EMBEDDED, HAND, SIMPLE
 from instructdiffusion.model.task import Ask, Label, Task
 from instructdiffusion.model.tasks import EVERY
@@ -99,6 +99,15 @@ def bank(name: str) -> Bank | None:
     if name == SIMPLE:
         return {task.name: (simple(task),) for task in EVERY.values() if task.templates}
     return _by_task(load(FILE if name == EMBEDDED else Path(name)))
+
+
+def told_of(name: str) -> str:
+    """What a setting of wordings says, wherever the file lies: the digest of what is in a bank, else the setting.
+
+    Raises:
+        DataError: there is no such bank.
+    """
+    return name if name in (HAND, SIMPLE) else digest_of(FILE if name == EMBEDDED else Path(name))
 
 
 def known(task: Task) -> tuple[str, ...]:
