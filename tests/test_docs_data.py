@@ -12,6 +12,8 @@ import pytest
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
+from instructdiffusion.model.data.pictures import MOST_PIXELS
+from instructdiffusion.model.data.samples import NARROW
 from instructdiffusion.model.data.shards import Manifest
 from instructdiffusion.model.data.sources import Pairs, Scenes, Synthesis
 from instructdiffusion.pipelines.cli import app
@@ -42,6 +44,12 @@ def test_a_data_set_is_built_at_once_and_in_parts_as_the_page_says(
     assert whole.sources["blurred"].counts == {"deblur": 12}
     assert whole.sources["people"].counts == {"keypoint": 1}
     assert sum(whole.sources["scenes"].counts.values()) == 20
+
+
+def test_the_limits_of_the_page_are_those_of_the_code() -> None:
+    page = " ".join(PAGE.read_text().split())
+    assert f"more than {MOST_PIXELS // 1_000_000} million pixels" in page
+    assert f"more than {NARROW} times as long as wide" in page
 
 
 def test_every_field_of_a_source_is_explained() -> None:

@@ -16,7 +16,7 @@ from instructdiffusion.model.data.augment import generator
 from instructdiffusion.model.data.looks import LOOK, looked
 from instructdiffusion.model.data.readers import EDIT, PHOTO, PROMPT, REGION, Example, reader_for
 from instructdiffusion.model.data.readers.walk import Skip, Walker
-from instructdiffusion.model.data.samples import Unusable, licence_of, origin, safe_key, trainable, triplets_of
+from instructdiffusion.model.data.samples import Unusable, licence_of, loaded, origin, safe_key, trainable, triplets_of
 from instructdiffusion.model.data.shards import PER_SHARD, Origin, Triplet
 from instructdiffusion.model.data.sources import DataSet, Pairs, Scenes, Source, Sources, Synthesis
 from instructdiffusion.model.errors import ConfigError, DataError
@@ -173,19 +173,17 @@ def _made(example: Example, reader: Walker, source: DataSet, order: Order) -> It
 
 def _synthesised(example: Example, reader: Walker, source: Synthesis, order: Order) -> Iterator[Triplet]:
     """What is made of a region or a photograph, named and described as the triplets of other sources are."""
-    try:
-        picture = example.source()
-    except DataError as error:
-        raise Unusable("picture: missing or broken", str(error)) from error
-    loaded, train = replace(example, source=lambda: picture), order.sources.split == "train"
+    picture, label = loaded(example)
+    whole = replace(example, source=lambda: picture, label=label, lazy={})
+    train = order.sources.split == "train"
     things = detector(source.detector).find(picture) if source.detector else []
     for copy in range(source.copies):
         rng = generator(f"{reader.name}/{example.key}", seed=order.seed, epoch=copy)
         facts = {**origin(example, reader, source.name, copy, order.seed), LOOK: looked(picture)}
         if reader.task == REGION:
-            made = _of_region(loaded, source, rng, order.size, train)
+            made = _of_region(whole, source, rng, order.size, train)
         else:
-            made = _of_photo(loaded, things, source, rng, order.size, train)
+            made = _of_photo(whole, things, source, rng, order.size, train)
         for triplet in made:
             key = safe_key(source.name, triplet.key, copy if source.copies > 1 else None)
             yield replace(triplet, key=key, provenance=_licensed({**facts, **triplet.provenance}))

@@ -14,7 +14,17 @@ from dataclasses import replace
 from random import Random
 from zlib import crc32
 
-from instructdiffusion.model.data.augment import Sample, generator, person_crop, short_side_crop, square_crop, whole
+import numpy as np
+
+from instructdiffusion.model.data.augment import (
+    Sample,
+    fitted,
+    generator,
+    person_crop,
+    short_side_crop,
+    square_crop,
+    whole,
+)
 from instructdiffusion.model.data.looks import LOOK, looked
 from instructdiffusion.model.data.readers import Example, Reader
 from instructdiffusion.model.data.shards import Triplet
@@ -23,6 +33,7 @@ from instructdiffusion.model.task import Ask, Image, Label, Task
 from instructdiffusion.model.tasks import EVERY
 
 LONGEST = 100  # letters of a key
+NARROW = 50  # times as long as wide: to bring the short side of such a picture to a crop's would take gigabytes
 
 
 class Unusable(DataError):
@@ -49,13 +60,14 @@ def triplets_of(
         copies: how many, each with a crop, an instruction and colours of its own.
 
     Raises:
-        Unusable: a picture is missing or broken, or nothing to ask for is left in the crop.
+        Unusable: see `loaded`; or the label does not fit the picture, or nothing to ask for is left in the crop.
     """
     task = EVERY[example.task]
-    try:
-        picture, _, label = example.loaded()
-    except DataError as error:
-        raise Unusable("picture: missing or broken", str(error)) from error
+    picture, label = loaded(example)
+    if task.family == "editing":
+        label = fitted(picture, label)
+    if misfit := _misfit(picture, label):
+        raise Unusable("label: of another size than its picture", f"{example.key}: {misfit}")
     seen = looked(picture)
     for copy in range(copies):
         rng = generator(f"{reader.name}/{example.key}", seed=seed, epoch=copy)
@@ -70,6 +82,30 @@ def triplets_of(
         key = safe_key(source, example.key, copy if copies > 1 else None)
         facts = {**origin(example, reader, source, copy, seed), LOOK: seen}
         yield Triplet(key, ask, cropped, target, changed, facts)
+
+
+def loaded(example: Example) -> tuple[Image, Label]:
+    """The picture of an example, and its whole label.
+
+    Raises:
+        Unusable: a picture is missing or broken, or it is hardly more than a line.
+    """
+    try:
+        picture, _, label = example.loaded()
+    except DataError as error:
+        raise Unusable("picture: missing or broken", str(error)) from error
+    height, width = picture.shape[:2]
+    if max(height, width) > NARROW * min(height, width):
+        raise Unusable("picture: too narrow", f"{example.key} is {width} x {height} pixels; crop it, or leave it out")
+    return picture, label
+
+
+def _misfit(picture: Image, label: Label) -> str | None:
+    """What is wrong with the size of a picture, mask or map in a label."""
+    for name, value in label.items():
+        if isinstance(value, np.ndarray) and value.ndim >= 2 and value.shape[:2] != picture.shape[:2]:
+            return f"label.{name} is {value.shape[:2]} where its picture is {picture.shape[:2]}; make them fit"
+    return None
 
 
 def crop(picture: Image, label: Label, rng: Random, *, task: Task, reader: Reader, size: int, train: bool) -> Sample:

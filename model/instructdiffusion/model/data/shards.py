@@ -45,7 +45,9 @@ class Shard(BaseModel):
     """One tar file of a data set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
+    name: str = Field(
+        pattern=r"^[^/\\]*[^/\\.][^/\\]*$", description="of a file in the same folder, never of one elsewhere"
+    )
     digest: str
     count: int
 

@@ -18,9 +18,8 @@ import numpy as np
 from instructdiffusion.model.colors import OBJECTS
 from instructdiffusion.model.data.augment import short_side_crop
 from instructdiffusion.model.data.readers import Example
-from instructdiffusion.model.data.samples import Unusable
+from instructdiffusion.model.data.samples import loaded
 from instructdiffusion.model.data.shards import Triplet
-from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.synthesis.objects import KINDS, draw
 from instructdiffusion.model.task import Image
 from instructdiffusion.model.tasks import EVERY
@@ -41,12 +40,9 @@ def edits(
         train: off: squares from the middle, not mirrored.
 
     Raises:
-        Unusable: the picture is missing or broken.
+        Unusable: the picture is missing, broken or too narrow.
     """
-    try:
-        picture = example.source()
-    except DataError as error:
-        raise Unusable("picture: missing or broken", str(error)) from error
+    picture, _ = loaded(example)
     for operation in operations:
         clean, _ = short_side_crop(picture, {}, rng, size=size, train=train)
         source, damage = damaged(clean, operation, rng)

@@ -16,10 +16,10 @@ import numpy as np
 
 from instructdiffusion.model.data.augment import square_crop
 from instructdiffusion.model.data.readers import Example
-from instructdiffusion.model.data.samples import Unusable
+from instructdiffusion.model.data.samples import Unusable, loaded
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.synthesis.scenes import PLACES
-from instructdiffusion.model.task import Image, Label, Mask
+from instructdiffusion.model.task import Image, Mask
 
 LEAST, MOST = 0.01, 0.35  # share of the crop that a region covers: less hardly shows, more leaves too little to go by
 MASKLESS = "mask: none, or of another size"
@@ -119,7 +119,7 @@ def whole_of(example: Example) -> Region:
     Raises:
         Unusable: the picture is broken, or there is no region or one of another size.
     """
-    picture, label = _loaded(example)
+    picture, label = loaded(example)
     try:
         mask = _mask(label, picture)
     except DataError as error:
@@ -166,14 +166,6 @@ def named(phrase: str) -> str:
 def with_article(instruction: str, phrase: str) -> str:
     """An instruction of a template, where "a" stands before every new thing, with the article that it needs."""
     return re.sub(rf"\b(?:a|one) {re.escape(phrase)}", lambda _: named(phrase), instruction)
-
-
-def _loaded(example: Example) -> tuple[Image, Label]:
-    try:
-        picture, _, label = example.loaded()
-    except DataError as error:
-        raise Unusable("picture: missing or broken", str(error)) from error
-    return picture, label
 
 
 def _mask(label: Mapping[str, Any], picture: Image) -> Mask:
