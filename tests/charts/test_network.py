@@ -17,8 +17,9 @@ NEEDED = {
     ("label-studio", "database"),
     ("label-studio", "store"),  # pictures pass through it
     ("reconciler", "mlflow"),  # reads the alias
-    ("training", "training"),  # ranks exchange gradients; data, weights and what they report go by volume and log
+    ("training", "training"),  # ranks exchange gradients; weights and what they report go by volume and log
     ("training", "mlflow"),  # each node tells how its machine does
+    ("training", "store"),  # data that is read as the training goes
     ("serving", "store"),  # KServe fetches weights in its pod
     ("test", "mlflow"),
     ("test", "label-studio"),
@@ -131,7 +132,8 @@ def test_only_the_reconciler_leaves_the_evaluation(evaluation: list[Object]) -> 
 
 def test_servers_of_your_own_are_reached_by_those_that_use_them(production: list[Object]) -> None:
     assert outward(production, 5432) == {"mlflow", "label-studio"}
-    assert outward(production, 443) == {"mlflow", "label-studio", "reconciler", "serving", "test"}  # the store
+    of_the_store = {"mlflow", "label-studio", "reconciler", "serving", "training", "test"}
+    assert outward(production, 443) == of_the_store
     assert outward(production, 80) == set()
 
 

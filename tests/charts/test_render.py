@@ -127,6 +127,8 @@ def test_the_training_runtime_is_the_one_that_jobs_name(evaluation: list[Object]
     container = ours["template"]["spec"]["template"]["spec"]["containers"][0]
     assert ours["name"] == theirs["name"] == container["name"]
     assert container["command"] == job["spec"]["trainer"]["command"]
+    given = {variable["name"] for variable in container["env"]}
+    assert "INSTRUCTDIFFUSION_STORE_SECRET_KEY" in given  # it may read its data from the store as it goes
 
 
 def test_a_training_starts_again_when_a_node_is_taken_away_and_has_time_to_save_itself(

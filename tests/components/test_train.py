@@ -13,6 +13,7 @@ from components.conftest import Servers
 from instructdiffusion.components import encode, synthesize, train
 from instructdiffusion.components.reporter import TrackingReporter
 from instructdiffusion.components.settings import Settings, Training
+from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.model.errors import ServiceError
 from instructdiffusion.model.files import digest_of
@@ -91,6 +92,25 @@ def test_each_node_tells_how_its_machine_does(trained: Trained) -> None:
     told = trained.client.get_run(trained.run_id).data.metrics
     for node in ("node-0", "node-1"):
         assert told[f"system/{node}/system_memory_usage_megabytes"] > 0
+
+
+@pytest.mark.slow
+def test_data_that_comes_from_the_store_trains_the_same_weights(
+    prepared: tuple[Path, Path],
+    trained: Trained,
+    store: Store,
+    settings: Settings,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, model = prepared
+    for key, value in {**settings.environment(), "TMPDIR": str(tmp_path)}.items():
+        monkeypatch.setenv(key, value)
+    address = store.put_directory(data, name)
+    streamed = train.run(smoke(), address, tmp_path / "out", model=model, settings=settings)
+    assert digest_of(streamed) == digest_of(trained.weights)
+    assert not [*tmp_path.glob("instructdiffusion-*")]
 
 
 @pytest.mark.slow

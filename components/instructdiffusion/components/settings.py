@@ -46,6 +46,9 @@ class Training(BaseModel):
     )
     queue: str = Field("", description="Kueue queue; empty: the job starts at once.")
     namespace: str = Field("", description="Namespace of the job; empty: that of the step's pod.")
+    stream: bool = Field(
+        False, description="Whether nodes read data from the object store as they go, instead of a copy on the volume."
+    )
 
 
 class Settings(BaseModel):
@@ -62,6 +65,9 @@ class Settings(BaseModel):
         description="Bucket of every artifact: 3 to 63 lower-case letters, digits, dots and hyphens.",
     )
     store_secure: bool = Field(False, description="Whether the object store speaks TLS (https).")
+    store_cache: int = Field(
+        32, ge=1, description="GiB of disk for the shards that a training reads from the object store as it goes."
+    )
     tracking_uri: str = Field("", description="MLflow server, as http(s)://host:port; empty: none.")
     experiment: str = Field("instructdiffusion", min_length=1, description="MLflow experiment of every run.")
     registered_model: str = Field(

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ADDRESS = "s3://"  # what every address of a store begins with
 FILES = ".files.json"
 UPLOADS = 8  # files sent at once
+PIECE = 2**20  # bytes of a download that are written at once
 SHA = "x-amz-meta-sha256"  # the digest travels with the object: an etag is none for files sent in parts
 KEYS = "INSTRUCTDIFFUSION_STORE_ACCESS_KEY and INSTRUCTDIFFUSION_STORE_SECRET_KEY"
 REFUSED = {
@@ -40,6 +42,10 @@ MISSING = {"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "ResourceNotFound"}
 FULL = {"InsufficientStorage", "XMinioStorageFull", "QuotaExceeded"}
 
 Sent = Callable[[int, int], None]  # told the bytes done and the bytes in all
+
+
+class Unanswered(ServiceError):
+    """The store is down, or too busy: it may answer later."""
 
 
 class Store:
@@ -137,7 +143,7 @@ class Store:
         name = self._name(uri)
         there = self._stat(name)
         if there is None:
-            raise ServiceError(f"{uri} is not in the store at {self.endpoint}; upload it or correct the address")
+            raise ServiceError(self._reason("NoSuchKey", uri))
         if path.is_file() and digest_of(path) == _sha(there):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +154,28 @@ class Store:
         finally:
             part.unlink(missing_ok=True)
         return path
+
+    def append(self, uri: str, path: Path) -> None:
+        """Download what a file lacks at its end; what had come before an outage stays.
+
+        Raises:
+            Unanswered: the store is down, or went away meanwhile.
+            ServiceError: the file is not there.
+        """
+        name = self._name(uri)
+        there = self._stat(name)
+        if there is None:
+            raise ServiceError(self._reason("NoSuchKey", uri))
+        with path.open("ab") as file, self._explained(uri):
+            if file.tell() >= there.size:
+                return
+            answer = self._client.get_object(self.bucket, name, offset=file.tell())
+            try:
+                for piece in answer.stream(PIECE):
+                    file.write(piece)
+            finally:
+                answer.close()
+                answer.release_conn()
 
     def put_directory(self, path: Path, name: str, *, by_content: bool = False, sent: Sent | None = None) -> str:
         """Upload a folder; returns `s3://bucket/name`, or `s3://bucket/name/sha256-...` if named by content.
@@ -256,11 +284,13 @@ class Store:
         except InstructDiffusionError:
             raise
         except S3Error as error:
-            raise ServiceError(self._reason(error.code or "unknown error", what)) from None
+            code = error.code or "unknown error"
+            kind = ServiceError if code in REFUSED | MISSING | FULL else Unanswered
+            raise kind(self._reason(code, what)) from None
         except (MinioException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-            kind = type(getattr(error, "reason", None) or error).__name__
-            raise ServiceError(
-                f"no usable answer from the object store at {self.endpoint} ({kind}) for {what}; "
+            reason = type(getattr(error, "reason", None) or error).__name__
+            raise Unanswered(
+                f"no usable answer from the object store at {self.endpoint} ({reason}) for {what}; "
                 "start it, or set INSTRUCTDIFFUSION_STORE_ENDPOINT"
             ) from None
         except OSError as error:

@@ -15,14 +15,17 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from instructdiffusion.components import cluster, launcher
+from instructdiffusion.components.away import version
 from instructdiffusion.components.settings import Settings, Training
 from instructdiffusion.components.step import data_digest, read_mark
+from instructdiffusion.components.storage import Store
 from instructdiffusion.components.trainjob import FromSecret, train_job
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import atomic_directory, digest_of, write_atomic
@@ -40,7 +43,7 @@ COPIES = "inputs"  # where nodes of a cluster find data and model: on the volume
 
 def run(
     recipe: BaseModel,
-    data: Path,
+    data: Path | str,
     out: Path,
     *,
     model: Path | None = None,
@@ -59,7 +62,8 @@ def run(
 
     Args:
         recipe: the run's configuration (`instructdiffusion.model.config.Run`).
-        data: latents or shards with their manifest.
+        data: folder of latents or shards with their manifest, or its `s3://` address: shards then come from the store
+            as they are drawn, to wherever the training runs.
         out: the training's folder: `run.json`, `job.json`, `logs/`, checkpoints, the weights, `DONE`.
         model: folder of the model to start from; None: the embedded base.
         name: of the job.
@@ -72,14 +76,17 @@ def run(
     Raises:
         ServiceError: a rank failed; the same call resumes from the last checkpoint.
         DataError: the training ended without weights; data or model are not there.
+        ConfigError: the data is in a store and none is set.
     """
     settings = settings or Settings.from_environment(needs=())
     asked = settings.training
     nodes, processes = nodes or asked.nodes, processes_per_node or asked.processes
     config = recipe.model_dump_json(indent=1)
+    with version(data, partial(Store.open, settings)) as folder:
+        digest = data_digest(folder)
     inputs = {
         "run": "sha256:" + hashlib.sha256(config.encode()).hexdigest(),
-        "data": data_digest(data),
+        "data": digest,
         "model": model_digest(model),
         "world": nodes * processes,
     }
@@ -160,8 +167,10 @@ def _job(
     )
 
 
-def _shared(out: Path, data: Path, model: Path | None) -> tuple[Path, Path | None]:
-    """Copies of data and model under `out`: where they are, only this step's pod can read them."""
+def _shared(out: Path, data: Path | str, model: Path | None) -> tuple[Path | str, Path | None]:
+    """Copies of data and model under `out`: where they are, only this step's pod can read them; what is in the store
+    stays there.
+    """
 
     def copied(folder: Path, name: str) -> Path:
         target = out / COPIES / name
@@ -170,10 +179,10 @@ def _shared(out: Path, data: Path, model: Path | None) -> tuple[Path, Path | Non
                 shutil.copytree(folder, new, dirs_exist_ok=True)
         return target
 
-    return copied(data, "data"), None if model is None else copied(model, "model")
+    return copied(data, "data") if isinstance(data, Path) else data, None if model is None else copied(model, "model")
 
 
-def _command(out: Path, data: Path, model: Path | None) -> list[str]:
+def _command(out: Path, data: Path | str, model: Path | None) -> list[str]:
     command = ["python", "-m", "instructdiffusion.components.training_node"]
     command += ["--run", str(out / "run.json"), "--data", str(data), "--out", str(out)]
     return command if model is None else [*command, "--model", str(model)]

@@ -1,6 +1,7 @@
 """What a TrainJob starts in every process: the training, and on each node MLflow's own monitor of the machine.
 
-The run to write to is named by `MLFLOW_TRACKING_URI` and `MLFLOW_RUN_ID`; without them nothing is monitored.
+Data at an `s3://` address is read from the store that the settings name. The run to write to is named by
+`MLFLOW_TRACKING_URI` and `MLFLOW_RUN_ID`; without them nothing is monitored.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from instructdiffusion.components.away import reach
 from instructdiffusion.components.tracking import hurry
 from instructdiffusion.model.train_main import main
 
@@ -47,5 +49,5 @@ def monitored(environment: Mapping[str, str]) -> Iterator[None]:
 
 if __name__ == "__main__":
     with monitored(os.environ):
-        code = main()
+        code = main(reach=reach)
     sys.exit(code)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from instructdiffusion.model.config import Run
+from instructdiffusion.model.data.away import Shards
 from instructdiffusion.model.data.latents import FIRST
 from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, read_samples, read_triplets, triplet_of
 from instructdiffusion.model.device import best
@@ -35,14 +36,15 @@ class Samples:
     seeds: Sequence[int]
 
     @staticmethod
-    def of(run: Run, nets: Model, data: Path) -> Samples | None:
+    def of(run: Run, nets: Model, data: Path | Shards) -> Samples | None:
         """The first triplet of each task in `data`, and a copy of `nets` in the CPU's memory; None: there are none.
 
         Called when it is settled which weights learn.
         """
-        triplets = first_of_each_task(data)
+        triplets = first_of_each_task(data) if isinstance(data, Path) else []
         if not triplets:
-            log.warning("%s holds no pictures to draw samples of; encode it again for sheets of samples", data)
+            fix = "encode it again" if isinstance(data, Path) else "train on a folder"
+            log.warning("%s holds no pictures to draw samples of; %s for sheets of samples", data, fix)
             return None
         parts = {name: copy.deepcopy(getattr(nets, name)) for name in ("unet", "vae", "text_encoder", "scheduler")}
         model = replace(nets, **parts).to(torch.device("cpu"))

@@ -22,6 +22,7 @@ from instructdiffusion.model import checkpoint, curve, device, engine, lora, net
 from instructdiffusion.model.config import Run
 from instructdiffusion.model.data import draws
 from instructdiffusion.model.data.ahead import Batch, ahead
+from instructdiffusion.model.data.away import Shards
 from instructdiffusion.model.data.batches import Batches
 from instructdiffusion.model.data.draws import Draws
 from instructdiffusion.model.data.live import open_batches
@@ -40,19 +41,22 @@ MODEL, RUN, SUMMARY, ADAPTER = "model", "run.json", "training.json", "adapter"
 BAD = "bad-batch-{rank}.safetensors"
 
 
-def train(run: Run, data: Path | str, model: Path | Model | None, out: Path | str, report: Reporter = SILENT) -> Path:
+def train(
+    run: Run, data: Path | str | Shards, model: Path | Model | None, out: Path | str, report: Reporter = SILENT
+) -> Path:
     """Train `model` and write the averaged weights to `out/model`; returns that folder.
 
-    `data` is a folder of latents, or of shards, which are then encoded as they are drawn.
+    `data` is a folder of latents, or of shards, which are then encoded as they are drawn; or either of them elsewhere.
     Every process of a torchrun group calls this; alone, it is a group of one. Called again after a kill it goes on from
     the last checkpoint; called again when done it does nothing.
 
     Raises:
-        DataError: latents or model are missing, damaged, or don't fit each other; a checkpoint can't be written; the
+        DataError: data or model are missing, damaged, or don't fit each other; a checkpoint can't be written; the
             loss was no number for `run.optim.bad_steps` steps in a row, and the batch is kept in `out`.
+        ServiceError: data that is elsewhere does not come any more; the last checkpoint is as it was.
         Interrupted: SIGTERM came to any process; the step was finished and saved.
     """
-    data, out = Path(data), Path(out)
+    data, out = Path(data) if isinstance(data, str) else data, Path(out)
     if (out / SUMMARY).is_file():
         return out / MODEL
     nets = model if isinstance(model, Model) else network.load(model)
@@ -61,7 +65,7 @@ def train(run: Run, data: Path | str, model: Path | Model | None, out: Path | st
     with engine.Stop() as stop:
         job = _start(run, nets, data, batches, out, stop)
         batches.to(job.engine.device)
-        stream = ahead(batches, _parts(job, mixture), job.engine.device)
+        stream = ahead(batches, _parts(job, batches, mixture), job.engine.device)
         clock, drawn = Clock(run.optim.steps, job.step), Draws(mixture, batches.tasks)
         while job.step < run.optim.steps:
             with job.gauges.step():
@@ -100,7 +104,7 @@ class _Job:
         return self.before + time.monotonic() - self.began
 
 
-def _start(run: Run, nets: Model, data: Path, batches: Batches, out: Path, stop: engine.Stop) -> _Job:
+def _start(run: Run, nets: Model, data: Path | Shards, batches: Batches[Any], out: Path, stop: engine.Stop) -> _Job:
     torch.manual_seed(run.seed)
     learns = [nets.unet, nets.text_encoder] if run.train_text else [nets.unet]
     for part in learns:
@@ -132,15 +136,16 @@ def _start(run: Run, nets: Model, data: Path, batches: Batches, out: Path, stop:
     return job
 
 
-def _parts(job: _Job, mixture: Mixture) -> Iterator[list[int]]:
+def _parts(job: _Job, batches: Batches[Any], mixture: Mixture) -> Iterator[list[int]]:
     """The numbers of this process's triplets from here to the end, one micro-batch after another."""
     size, micro = job.run.optim.batch_size, job.engine.train_micro_batch_size_per_gpu()
     for first in range(job.step * size, job.run.optim.steps * size, size):
+        batches.expect(mixture, first, size)
         numbers = mixture.draws(range(first, first + size))[job.rank :: job.world]
         yield from (numbers[start : start + micro] for start in range(0, len(numbers), micro))
 
 
-def _step(job: _Job, batches: Batches, stream: Iterator[Batch], out: Path) -> None:
+def _step(job: _Job, batches: Batches[Any], stream: Iterator[Batch], out: Path) -> None:
     """One optimizer step; the losses of this process's triplets are kept, but for those that are no numbers."""
     for group in job.engine.optimizer.param_groups:
         group["lr"] = engine.learning_rate(job.run, job.step)
@@ -168,7 +173,7 @@ def _step(job: _Job, batches: Batches, stream: Iterator[Batch], out: Path) -> No
     _leave_out(job, batches, bad, out)
 
 
-def _leave_out(job: _Job, batches: Batches, bad: list[int], out: Path) -> None:
+def _leave_out(job: _Job, batches: Batches[Any], bad: list[int], out: Path) -> None:
     """Say which triplets have a loss that is no number; too often in a row, keep them and stop."""
     if not job.bad:
         return

@@ -7,18 +7,28 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from instructdiffusion.model.config import parse
 from instructdiffusion.model.errors import InstructDiffusionError, from_system
 from instructdiffusion.model.report import Lines, Silent
 
+if TYPE_CHECKING:
+    from instructdiffusion.model.data.away import Shards
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train as told; an error is one line on the standard error and the error's exit code."""
+
+def main(arguments: list[str] | None = None, reach: Callable[[str], Path | Shards] = Path) -> int:
+    """Train as told; an error is one line on the standard error and the error's exit code.
+
+    Args:
+        arguments: of the command; None: those of this process.
+        reach: what an address of data is to be read by, for whoever reads other places than folders.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="settings of the run, JSON")
-    parser.add_argument("--data", type=Path, required=True, help="folder of latents")
+    parser.add_argument("--data", required=True, help="folder of latents or of shards")
     parser.add_argument("--model", type=Path, default=None, help="model to start from; left out: the embedded base")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the trained model")
     given = parser.parse_args(arguments)
@@ -26,15 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("instructdiffusion").setLevel(logging.INFO)
     first = os.environ.get("RANK", "0") == "0"
     try:
+        run, data = parse(json.loads(given.run.read_text())), reach(given.data)
         from instructdiffusion.model.train import train
 
-        train(
-            parse(json.loads(given.run.read_text())),
-            given.data,
-            given.model,
-            given.out,
-            Lines() if first else Silent(),
-        )
+        train(run, data, given.model, given.out, Lines() if first else Silent())
+        if not isinstance(data, Path):
+            data.close()
     except (InstructDiffusionError, OSError) as caught:
         error = from_system(caught) if isinstance(caught, OSError) else caught
         sys.stderr.write(f"error: {error}\n")

@@ -154,7 +154,7 @@ def synthesize(
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="name of a recipe; `instructdiffusion recipes` lists them")],
-    data: Annotated[Path, typer.Option(help="folder of triplets")],
+    data: Annotated[str, typer.Option(help="folder of triplets; s3://... of triplets or latents, read as they are")],
     out: Annotated[Path, typer.Option(help="folder of the training")],
     model: ModelFolder = None,
     settings: Settings = None,

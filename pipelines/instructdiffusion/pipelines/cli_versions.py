@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document for machines")]
-Data = Annotated[Path, typer.Argument(help="folder of shards with its manifest", metavar="DIR")]
+Data = Annotated[str, typer.Argument(help="folder of shards with its manifest, or its s3:// address", metavar="DIR")]
 
 
 def add(data: typer.Typer) -> None:
@@ -19,16 +19,18 @@ def add(data: typer.Typer) -> None:
         data.command()(command)
 
 
-def show(folder: Data, as_json: Json = False) -> None:
+def show(data: Data, as_json: Json = False) -> None:
     """Tell what a version of a data set holds."""
-    from instructdiffusion.model.data.shards import MANIFEST, Manifest
-    from instructdiffusion.model.files import digest_of
+    from instructdiffusion.components.step import data_digest
+    from instructdiffusion.model.data.shards import Manifest
+    from instructdiffusion.pipelines.inside import Surroundings
 
-    manifest = Manifest.load(folder)
+    with Surroundings().version(data) as folder:
+        manifest, digest = Manifest.load(folder), data_digest(folder)
     if as_json:
         typer.echo(manifest.model_dump_json(indent=1))
         return
-    typer.echo(f"{digest_of(folder / MANIFEST)}, made by {manifest.made or 'an unknown step'}")
+    typer.echo(f"{digest}, made by {manifest.made or 'an unknown step'}")
     told = f"{manifest.size} px, split {manifest.split}, seed {manifest.seed}, {len(manifest.shards)} shards"
     typer.echo(f"{manifest.total} triplets, {told}")
     _table(("task", "triplets"), [(task, str(count)) for task, count in sorted(manifest.counts.items())])
@@ -41,8 +43,11 @@ def diff(before: Data, after: Data, as_json: Json = False) -> None:
     """Tell in what two versions differ, by their manifests."""
     from instructdiffusion.model.data.shards import Manifest
     from instructdiffusion.model.data.versions import changes
+    from instructdiffusion.pipelines.inside import Surroundings
 
-    found = list(changes(Manifest.load(before), Manifest.load(after)))
+    here = Surroundings()
+    with here.version(before) as one, here.version(after) as other:
+        found = list(changes(Manifest.load(one), Manifest.load(other)))
     if as_json:
         typer.echo(json.dumps([change._asdict() for change in found], indent=1))
     elif not found:
@@ -51,11 +56,13 @@ def diff(before: Data, after: Data, as_json: Json = False) -> None:
         _table(("", "before", "after"), [(c.what, _plain(c.before), _plain(c.after)) for c in found])
 
 
-def lineage(folder: Data, as_json: Json = False) -> None:
+def lineage(data: Data, as_json: Json = False) -> None:
     """Tell what a version was made of, step by step, the youngest first."""
     from instructdiffusion.model.data import versions
+    from instructdiffusion.pipelines.inside import Surroundings
 
-    line = list(versions.lineage(folder))
+    with Surroundings().version(data) as folder:
+        line = list(versions.lineage(folder))
     if as_json:
         typer.echo(json.dumps([made._asdict() for made in line], indent=1))
         return

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from instructdiffusion.components.away import version
 from instructdiffusion.components.policy import Policy
 from instructdiffusion.components.registry import Registry
 from instructdiffusion.components.settings import Settings
@@ -107,6 +108,10 @@ class Surroundings:
     def kept_folder(self, source: str, work: Path) -> Path:
         """The same, downloaded below `work` once for all steps that read it."""
         return self.folder(source, work / "sources" / hashlib.sha256(source.encode()).hexdigest()[:12])
+
+    def version(self, source: str) -> AbstractContextManager[Path]:
+        """A folder with a data set's manifest; of one in the store (s3://...) it holds nothing else."""
+        return version(source, lambda: self.needed_store)
 
     def policy(self, source: str, beside: Path) -> Policy:
         """The gate's policy: a file, or one of the store, downloaded beside a step's output; empty: the default.

@@ -61,7 +61,8 @@ def train(
             if tracked is not None:
                 tracked.params(settings.model_dump())
             env = tracked.environment() if tracked else None
-            data, start = Path(latents.path), Path(model.path)
+            there = latents.metadata.get("uri") if here.settings.training.stream else ""
+            data, start = there or Path(latents.path), Path(model.path)
             made_here = run(settings, data, out, model=start, name=name, env=env, report=report)
             if isinstance(report, TrackingReporter):
                 report.close()

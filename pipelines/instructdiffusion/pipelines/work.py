@@ -61,33 +61,38 @@ def synthesized(
 def trained(
     recipe: str,
     settings: list[str],
-    data: Path,
+    data: Path | str,
     model: Path | None,
     out: Path,
     processes: int,
     console: Console,
 ) -> dict[str, Any]:
-    """Encode the triplets in `data` and train on them; returns where the model is, and how fast it went."""
+    """Encode the triplets in `data` and train on them; returns where the model is, and how fast it went.
+
+    What is at an `s3://` address is not encoded before, but read from there while it is trained on.
+    """
     from instructdiffusion.model.config import override
     from instructdiffusion.model.recipes import recipe as recipe_named
 
     return fit(override(recipe_named(recipe), settings), data, model, out, processes, console)
 
 
-def fit(run: Run, data: Path, model: Path | None, out: Path, processes: int, console: Console) -> dict[str, Any]:
+def fit(run: Run, data: Path | str, model: Path | None, out: Path, processes: int, console: Console) -> dict[str, Any]:
     """Encode and train as `run` says; what is done already is used again."""
     from instructdiffusion.components import encode, train
+    from instructdiffusion.components.storage import ADDRESS
 
     if run.train_text and model is None:
         raise DataError(
             f"recipe {run.name} makes a model from nothing; use: instructdiffusion base --recipe {run.name}"
         )
     job = hashlib.sha256(run.model_dump_json().encode()).hexdigest()[:8]
-    with shown(console, "encode"):
-        latents = encode.run(data, model, out / "latents", states=not run.train_text).path
+    if not (isinstance(data, str) and data.startswith(ADDRESS)):
+        with shown(console, "encode"):
+            data = encode.run(Path(data), model, out / "latents", states=not run.train_text).path
     with shown(console, f"train ({run.name})") as progress:
         report = _Shown(progress)
-        train.run(run, latents, out / job, model=model, name=run.name, processes_per_node=processes, report=report)
+        train.run(run, data, out / job, model=model, name=run.name, processes_per_node=processes, report=report)
     facts = json.loads((out / job / "training.json").read_text())
     return {
         "model": str(out / job / "model"),

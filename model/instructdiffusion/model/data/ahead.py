@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ Batch = tuple[list[int], Tensor, Tensor, Tensor]
 
 
 def ahead(
-    batches: Batches, parts: Iterable[list[int]], device: torch.device, overlap: bool | None = None
+    batches: Batches[Any], parts: Iterable[list[int]], device: torch.device, overlap: bool | None = None
 ) -> Iterator[Batch]:
     """Each list of triplets' numbers with their source, target and text on the device.
 
@@ -36,7 +37,7 @@ def ahead(
             yield _ready(coming)
 
 
-def _read(batches: Batches, part: list[int], device: torch.device, stream: torch.cuda.Stream | None) -> Batch:
+def _read(batches: Batches[Any], part: list[int], device: torch.device, stream: torch.cuda.Stream | None) -> Batch:
     with torch.cuda.stream(stream):  # beside the one that computes; None changes nothing
         source, target, text = (_moved(tensor, device) for tensor in batches.batch(part))
     if stream is not None:

@@ -8,21 +8,19 @@ picture, for the sheets of samples that a training draws.
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instructdiffusion.model.data.batches import Batches, heaps_of
-from instructdiffusion.model.data.mixture import Numbers
-from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, read_triplets, write_shard
+from instructdiffusion.model.data.away import Here, Shards
+from instructdiffusion.model.data.batches import Batches
+from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, in_rows, read_triplets, source_of, write_shard
 from instructdiffusion.model.device import best
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of
@@ -85,7 +83,7 @@ def _batches(triplets: Iterator[Triplet], size: int) -> Iterator[list[Triplet]]:
 def _encode_batch(nets: Model, batch: list[Triplet], path: Path, states: bool) -> Shard:
     instructions = [t.ask.instruction for t in batch]
     tasks = list(dict.fromkeys([*EVERY, *(t.ask.task for t in batch)]))  # some data is of no task, stage 1's for one
-    origins = [str(t.provenance.get("source", "")) for t in batch]
+    origins = [source_of(t.provenance) for t in batch]
     names = sorted({*origins})
     text = nets.text(instructions).half() if states else nets.tokens(instructions).int()
     tensors = {
@@ -102,51 +100,59 @@ def _encode_batch(nets: Model, batch: list[Triplet], path: Path, states: bool) -
         {"tasks": json.dumps(tasks), "origins": json.dumps(names), "text": "states" if states else "tokens"},
     )
     temporary.replace(path)
-    return Shard(name=path.name, digest=digest_of(path), count=len(batch))
+    told = {"origins": in_rows(origins), "tasks": in_rows(t.ask.task for t in batch)}
+    return Shard(name=path.name, digest=digest_of(path), count=len(batch), **told)
+
+
+class Mapped(NamedTuple):
+    """A file of latents: its tensors by name, and the names that its numbers of tasks and origins stand for."""
+
+    tensors: dict[str, Tensor]
+    tasks: list[str]
+    origins: list[str]
+    text: str  # states or tokens
 
 
 @dataclass
-class Latents(Batches):
+class Latents(Batches[Mapped]):
     """Encoded triplets."""
 
-    files: list[dict[str, Tensor]]
-    starts: list[int]
-
     @staticmethod
-    def open(folder: Path) -> Latents:
-        """Map a folder of latents into memory.
+    def open(data: Path | Shards) -> Latents:
+        """Map latents into memory: a folder's all, others when they are needed.
 
         Raises:
             DataError: a file is missing or damaged.
         """
-        manifest = Manifest.load(folder)
-        files, starts, tasks, total, kind = [], [], [], 0, "states"
-        numbers = defaultdict[str, list[Numbers]](list)
-        for shard in manifest.shards:
-            path = folder / shard.name
-            try:
-                with safe_open(path, framework="pt") as file:
-                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                    metadata = file.metadata()
-                names, origins, kind = json.loads(metadata["tasks"]), json.loads(metadata["origins"]), metadata["text"]
-            except (OSError, SafetensorError, KeyError) as error:
-                raise DataError(
-                    f"latents {path} can't be read ({error}); delete {folder} and run the encode step again"
-                ) from error
-            files.append(tensors)
-            starts.append(total)
-            tasks += [names[i] for i in tensors["task"].tolist()]
-            for at, name in enumerate(origins):
-                numbers[name].append(total + np.flatnonzero(tensors["origin"].numpy() == at))
-            total += shard.count
-        if not total:
-            raise DataError(f"{folder} holds no latents; check the filter's report for why all were dropped")
-        return Latents(np.array(tasks), heaps_of(manifest, numbers), kind == "tokens", files, starts)
+        shards = Here(data, check=False) if isinstance(data, Path) else data  # mapping is quick, a digest is not
+        manifest = shards.manifest()
+        if not manifest.total:
+            raise DataError(f"{data} holds no latents; check the filter's report for why all were dropped")
+        latents = Latents(shards, manifest, tokens=False)
+        latents.tokens = latents.at(0)[0].text == "tokens"
+        return latents
+
+    def read(self, path: Path) -> Mapped:
+        """Map a file."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                metadata = file.metadata()
+            return Mapped(tensors, json.loads(metadata["tasks"]), json.loads(metadata["origins"]), metadata["text"])
+        except (OSError, SafetensorError, KeyError) as error:
+            raise DataError(
+                f"latents {path} can't be read ({error}); delete {path.parent} and run the encode step again"
+            ) from error
+
+    def contents(self, opened: Mapped) -> Iterator[tuple[str, str]]:
+        """Source and task of each triplet, by the file."""
+        numbers = (opened.tensors[name].tolist() for name in ("origin", "task"))
+        return ((opened.origins[origin], opened.tasks[task]) for origin, task in zip(*numbers, strict=True))
 
     def batch(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Source and target latents (batch x channels x height x width, float32) and text of some triplets."""
-        rows = [(self.files[i := bisect_right(self.starts, n) - 1], n - self.starts[i]) for n in numbers]
+        rows = [(file.tensors, row) for file, row in map(self.at, numbers)]
         source, target, text = (
-            torch.stack([file[name][row] for file, row in rows]) for name in ("source", "target", "text")
+            torch.stack([tensors[name][row] for tensors, row in rows]) for name in ("source", "target", "text")
         )
         return source.float(), target.float(), text.long() if self.tokens else text.float()

@@ -8,19 +8,18 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from instructdiffusion.model.data.batches import Batches, heaps_of
+from instructdiffusion.model.data.away import Here, Shards
+from instructdiffusion.model.data.batches import Batches
 from instructdiffusion.model.data.latents import Latents
-from instructdiffusion.model.data.mixture import Numbers
-from instructdiffusion.model.data.shards import Manifest, Sample, Shard, checked, head_of, triplet_of
+from instructdiffusion.model.data.shards import Sample, head_of, source_of, triplet_of
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.network import Model
 
@@ -34,38 +33,40 @@ class Place(NamedTuple):
 
 
 @dataclass
-class Live(Batches):
+class Live(Batches[list[Place]]):
     """The triplets of a data set, encoded by `nets` when they are drawn."""
 
     nets: Model
-    places: list[Place]
 
     @staticmethod
-    def open(folder: Path, nets: Model, tokens: bool) -> Live:
-        """Find every triplet of a data set; nothing is decoded yet.
+    def open(data: Path | Shards, nets: Model, tokens: bool) -> Live:
+        """Find the triplets of a data set; nothing is decoded yet.
 
         Raises:
             DataError: a shard is missing or damaged, or its pictures are not of the model's resolution.
         """
-        manifest = Manifest.load(folder)
+        shards = Here(data) if isinstance(data, Path) else data
+        manifest = shards.manifest()
         if manifest.size != nets.resolution:
             raise DataError(
-                f"{folder} holds pictures of {manifest.size} pixels, the model takes {nets.resolution}; "
+                f"{data} holds pictures of {manifest.size} pixels, the model takes {nets.resolution}; "
                 f"synthesize with size={nets.resolution}"
             )
-        places: list[Place] = []
-        tasks: list[str] = []
-        numbers = defaultdict[str, list[Numbers]](list)
-        for shard in manifest.shards:
-            first, origins = len(places), defaultdict[str, list[int]](list)
-            places += _places(folder, shard)
-            for at in range(first, len(places)):
-                head = head_of(_read(places[at], ["label.json"]), places[at].path)
-                tasks.append(head["task"])
-                origins[str(head["provenance"].get("source", ""))].append(at)
-            for name, some in origins.items():
-                numbers[name].append(np.array(some))
-        return Live(np.array(tasks), heaps_of(manifest, numbers), tokens, nets, places)
+        return Live(shards, manifest, tokens, nets)
+
+    def read(self, path: Path) -> list[Place]:
+        """Find the triplets of a shard."""
+        found = defaultdict[str, dict[str, tuple[int, int]]](dict)
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, ending = member.name.partition(".")
+                found[key][ending] = (member.offset_data, member.size)
+        return [Place(path, key, spans) for key, spans in found.items()]
+
+    def contents(self, opened: list[Place]) -> Iterator[tuple[str, str]]:
+        """Source and task of each triplet, by its label file."""
+        heads = (head_of(_read(place, ["label.json"]), place.path) for place in opened)
+        return ((source_of(head["provenance"]), head["task"]) for head in heads)
 
     def to(self, device: torch.device) -> None:
         """Move what encodes; the U-Net is where the training put it."""
@@ -74,20 +75,22 @@ class Live(Batches):
 
     def batch(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """As `Latents.batch`, of what the shards hold now."""
-        triplets = [triplet_of(_read(place), place.path) for place in (self.places[n] for n in numbers)]
+        places = [places[row] for places, row in map(self.at, numbers)]
+        triplets = [triplet_of(_read(place), place.path) for place in places]
         asks = [t.ask.instruction for t in triplets]
         source = self.nets.encode(t.source for t in triplets)
         target = self.nets.encode(t.target for t in triplets) * self.nets.scale
         return source, target, self.nets.tokens(asks) if self.tokens else self.nets.text(asks)
 
 
-def open_batches(data: Path, nets: Model, tokens: bool) -> Batches:
-    """Latents, or shards of pictures, by what the folder holds.
+def open_batches(data: Path | Shards, nets: Model, tokens: bool) -> Batches[Any]:
+    """Latents, or shards of pictures, by what the data set holds.
 
     Raises:
         DataError: they are missing or damaged, or hold text of the other kind.
     """
-    if any(shard.name.endswith(".tar") for shard in Manifest.load(data).shards):
+    manifest = (Here(data) if isinstance(data, Path) else data).manifest()
+    if any(shard.name.endswith(".tar") for shard in manifest.shards):
         return Live.open(data, nets, tokens)
     latents = Latents.open(data)
     if latents.tokens != tokens:
@@ -96,17 +99,6 @@ def open_batches(data: Path, nets: Model, tokens: bool) -> Batches:
             f"encode again with states={not tokens}"
         )
     return latents
-
-
-def _places(folder: Path, shard: Shard) -> list[Place]:
-    """Where each triplet of a shard lies."""
-    path = checked(folder, shard)
-    found = defaultdict[str, dict[str, tuple[int, int]]](dict)
-    with tarfile.open(path) as tar:
-        for member in tar:
-            key, _, ending = member.name.partition(".")
-            found[key][ending] = (member.offset_data, member.size)
-    return [Place(path, key, spans) for key, spans in found.items()]
 
 
 def _read(place: Place, endings: Iterable[str] | None = None) -> Sample:

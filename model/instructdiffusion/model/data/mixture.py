@@ -97,7 +97,9 @@ class Mixture:
     def epoch(self, number: int) -> Numbers:
         """All draws of an epoch, in order."""
         if number not in self._epochs:
-            self._epochs = {number: self._drawn(number)}  # one is kept: the next step most likely goes on in it
+            # Two are kept: whoever looks ahead is in the next one already.
+            self._epochs = {old: drawn for old, drawn in self._epochs.items() if abs(old - number) == 1}
+            self._epochs[number] = self._drawn(number)
         return self._epochs[number]
 
     def _size(self) -> int:

@@ -11,6 +11,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -42,7 +43,7 @@ class Triplet:
 
 
 class Shard(BaseModel):
-    """One tar file of a data set."""
+    """One file of a data set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(
@@ -50,6 +51,8 @@ class Shard(BaseModel):
     )
     digest: str
     count: int
+    origins: tuple[tuple[str, int], ...] = Field((), description="sources of its triplets: how many of which in a row")
+    tasks: tuple[tuple[str, int], ...] = Field((), description="their tasks, likewise")
 
 
 class Origin(BaseModel):
@@ -139,13 +142,31 @@ def write_shard(path: Path, triplets: Iterable[Triplet]) -> Shard:
 def write_samples(path: Path, samples: Iterable[Sample]) -> Shard:
     """The same of samples as `read_samples` gives them: nothing is encoded again."""
     buffer = io.BytesIO()
-    count = 0
+    origins, tasks = list[str](), list[str]()
     with webdataset.TarWriter(buffer, mtime=0.0) as tar:
         for sample in samples:
             tar.write(sample)
-            count += 1
+            head = head_of(sample, path)
+            origins.append(source_of(head.get("provenance", {})))
+            tasks.append(head.get("task", ""))  # exemplars are of none
     write_atomic(path, buffer.getvalue())
-    return Shard(name=path.name, digest=digest_of(path), count=count)
+    told = {"origins": in_rows(origins), "tasks": in_rows(tasks)}
+    return Shard(name=path.name, digest=digest_of(path), count=len(tasks), **told)
+
+
+def source_of(provenance: Mapping[str, Any]) -> str:
+    """The name of the source that a triplet is of; empty: of none that has a name."""
+    return str(provenance.get("source", ""))
+
+
+def in_rows(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """Equal names that follow each other as one, with how many they are."""
+    return tuple((name, len([*some])) for name, some in groupby(names))
+
+
+def one_by_one(rows: Iterable[tuple[str, int]]) -> list[str]:
+    """The names again that `in_rows` counted."""
+    return [name for name, count in rows for _ in range(count)]
 
 
 def write_shard_once(path: Path, request: str, triplets: Iterable[Triplet]) -> Shard:
