@@ -16,7 +16,8 @@ import pytest
 from instructdiffusion.components import collect, rank
 from instructdiffusion.labeling.rankings import FILE, RANDOM, REFERENCE, Ranking, read, write
 from instructdiffusion.model.candidates import CANDIDATES
-from instructdiffusion.model.data.shards import MANIFEST, Triplet, encode_png, read_triplets
+from instructdiffusion.model.data.png import encode_png
+from instructdiffusion.model.data.shards import MANIFEST, Triplet, read_triplets
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.synthesis.write import synthesize

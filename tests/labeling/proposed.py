@@ -10,7 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from instructdiffusion.model.data.shards import encode_png, read_triplets
+from instructdiffusion.model.data.png import encode_png
+from instructdiffusion.model.data.shards import read_triplets
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.synthesis.write import synthesize
 from instructdiffusion.model.task import Image

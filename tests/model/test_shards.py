@@ -6,12 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import webdataset
 
 from instructdiffusion.model.data.rle import decode_rle, encode_rle
-from instructdiffusion.model.data.shards import MANIFEST, Manifest, read_triplets
+from instructdiffusion.model.data.shards import (
+    MANIFEST,
+    Manifest,
+    Triplet,
+    read_samples,
+    read_triplets,
+    triplet_of,
+    write_shard,
+)
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.synthesis.write import compose, mixture, synthesize
+from instructdiffusion.model.task import Ask
 from instructdiffusion.model.tasks import TASKS
 
 COUNTS = {"remove": 2, "keypoint": 3}
@@ -28,6 +38,32 @@ def test_a_triplet_survives_the_disk(shards: Path) -> None:
             assert (
                 np.array_equal(read.label[name], value) if isinstance(value, np.ndarray) else read.label[name] == value
             )
+
+
+def test_a_target_that_is_nearly_its_source_is_kept_as_a_change_and_either_way_read_to_the_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    source, other = rng.integers(0, 256, (2, 40, 32, 3), np.uint8)
+    near = source.copy()
+    near[5:20, 3:9] = other[5:20, 3:9]  # up and down, so that numbers wrap around
+    targets = {"same": source, "near": near, "far": other, "small": other[:8]}
+    ask = Ask("edit", "paint it", ())
+    triplets = [Triplet(key, ask, source, target, {"clean": target}) for key, target in targets.items()]
+    shard = write_shard(tmp_path / "a.tar", triplets)
+    samples = [*read_samples(tmp_path, shard)]
+    assert [sample["__key__"] for sample in samples if "change.png" in sample] == ["same", "near"]
+    assert [sample["__key__"] for sample in samples if "target.png" in sample] == ["far", "small"]
+    for sample, target in zip(samples, targets.values(), strict=True):
+        read = triplet_of(sample, tmp_path / "a.tar")
+        assert np.array_equal(read.source, source)
+        assert np.array_equal(read.target, target)
+        assert read.label["clean"] is read.target
+
+
+def test_other_programs_find_the_same_in_a_shard_by_webdataset(shards: Path) -> None:
+    for shard in Manifest.load(shards).shards:
+        found = webdataset.WebDataset(str(shards / shard.name), shardshuffle=False)
+        for ours, theirs in zip(read_samples(shards, shard), found, strict=True):
+            assert ours == {name: theirs[name] for name in theirs if name == "__key__" or name[:2] != "__"}
 
 
 def test_the_same_request_gives_the_same_bytes_on_any_number_of_workers(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from instructdiffusion.model.data.png import decode_png
 from instructdiffusion.model.data.shards import (
     Manifest,
     Triplet,
-    decode_png,
     read_triplets,
     write_shard,
 )

@@ -30,7 +30,7 @@ from instructdiffusion.model.data.shards import (
     Manifest,
     Sample,
     Shard,
-    decode_png,
+    pictures_of,
     read_samples,
     write_samples,
 )
@@ -279,8 +279,8 @@ def _of_sample(sample: Sample, path: Path) -> Trace:
 
 
 def _looks(sample: Sample) -> Iterator[int]:
-    for name in ("source.png", "target.png"):
-        yield look(decode_png(sample[name]))
+    for picture in pictures_of(sample):
+        yield look(picture)
 
 
 def _without(source: Path, out: Path, keys: Container[str], report: Report) -> Manifest:

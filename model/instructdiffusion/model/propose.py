@@ -11,7 +11,8 @@ from random import Random
 from typing import Any
 
 from instructdiffusion.model.candidates import CANDIDATES
-from instructdiffusion.model.data.shards import MANIFEST, Triplet, encode_png, read_triplets
+from instructdiffusion.model.data.png import encode_png
+from instructdiffusion.model.data.shards import MANIFEST, Triplet, read_triplets
 from instructdiffusion.model.editor import Editor, seed_of
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic

@@ -1,6 +1,8 @@
 """Triplets on disk: webdataset tar shards, and the manifest that is their version.
 
 A sample is `<key>.source.png`, `<key>.target.png`, `<key>.label.json` and a PNG for each mask or picture in the label.
+Most targets are their sources but for some pixels. In their place stands `<key>.change.png`, what to add to the
+source's numbers, modulo 256: a fraction of the bytes, and of the time to read them, and the same to the bit.
 The manifest lists every shard with its digest; nothing that it does not list is read.
 """
 
@@ -12,21 +14,23 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import cv2
 import numpy as np
 import webdataset
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from instructdiffusion.model.data.png import SPARSE, decode_png, encode_png
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.task import Ask, Image, Label
 
 MANIFEST = "manifest.json"
 PER_SHARD = 1000  # triplets
+MOST_CHANGED = 0.5  # share of a target's numbers that differ from the source's, where they are kept as a change
 Sample = dict[str, Any]  # a triplet as it lies in a shard
 
 
@@ -211,9 +215,10 @@ def read_samples(folder: Path, shard: Shard) -> Iterator[Sample]:
     """
     path = checked(folder, shard)
     try:
-        # Left to itself it refuses to be read by one of several processes of a training.
-        for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False, nodesplitter=None):
-            yield {name: sample[name] for name in sample if name == "__key__" or not name.startswith("__")}
+        with tarfile.open(path) as tar:
+            files = ((*member.name.partition(".")[::2], tar.extractfile(member)) for member in tar)
+            for key, some in groupby(files, key=itemgetter(0)):
+                yield {"__key__": key, **{ending: file.read() for _, ending, file in some if file is not None}}
     except (tarfile.TarError, ValueError) as error:
         raise _unreadable(path, error) from error
 
@@ -247,26 +252,25 @@ def triplet_of(sample: Sample, path: Path) -> Triplet:
         raise _unreadable(path, error) from error
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """PNG bytes of a picture (RGB), a mask (bool) or a map (uint8)."""
-    array = picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture
-    return bytes(cv2.imencode(".png", array[..., ::-1] if array.ndim == 3 else array)[1])
+def pictures_of(sample: Sample) -> tuple[Image, Image]:
+    """Source and target of a sample.
 
-
-def decode_png(data: bytes, kind: str = "picture") -> np.ndarray:
-    """The array that `encode_png` encoded; `kind` is picture, mask or map."""
-    flags = cv2.IMREAD_COLOR if kind == "picture" else cv2.IMREAD_GRAYSCALE
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if array is None:
-        raise ValueError("a picture in it is no PNG")
-    return np.ascontiguousarray(array[..., ::-1]) if kind == "picture" else (array > 127 if kind == "mask" else array)
+    Raises:
+        KeyError, ValueError: one is missing or damaged.
+    """
+    source = decode_png(sample["source.png"])
+    if "change.png" in sample:
+        return source, source + decode_png(sample["change.png"])
+    return source, decode_png(sample["target.png"])
 
 
 def _sample(triplet: Triplet) -> Sample:
-    sample: Sample = {
-        "source.png": encode_png(triplet.source),
-        "target.png": encode_png(triplet.target),
-    }
+    sample: Sample = {"source.png": encode_png(triplet.source)}
+    change = triplet.target - triplet.source if triplet.target.shape == triplet.source.shape else None
+    if change is not None and np.count_nonzero(change) < MOST_CHANGED * change.size:
+        sample["change.png"] = encode_png(change, *SPARSE)
+    else:
+        sample["target.png"] = encode_png(triplet.target)
     label: dict[str, Any] = {}
     for name, value in triplet.label.items():
         if not isinstance(value, np.ndarray):
@@ -300,7 +304,7 @@ def head_of(sample: Sample, path: Path) -> dict[str, Any]:
 
 
 def _triplet(sample: Sample, head: dict[str, Any]) -> Triplet:
-    target = decode_png(sample["target.png"])
+    source, target = pictures_of(sample)
     label = {}
     for name, value in head["label"].items():
         kind = value.get("array") if isinstance(value, dict) else None
@@ -308,4 +312,4 @@ def _triplet(sample: Sample, head: dict[str, Any]) -> Triplet:
             value if kind is None else target if kind == "target" else decode_png(sample[f"label-{name}.png"], kind)
         )
     ask = Ask(head["task"], head["instruction"], tuple((a, b) for a, b in head["marks"]))
-    return Triplet(sample["__key__"], ask, decode_png(sample["source.png"]), target, label, head["provenance"])
+    return Triplet(sample["__key__"], ask, source, target, label, head["provenance"])

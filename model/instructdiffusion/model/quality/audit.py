@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, encode_png, read_samples, triplet_of
+from instructdiffusion.model.data.png import encode_png
+from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, read_samples, triplet_of
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.model.interval import interval_of
