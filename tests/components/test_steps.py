@@ -11,10 +11,12 @@ import pytest
 
 from instructdiffusion.components import screen, synthesize
 from instructdiffusion.components.evaluate import scores
+from instructdiffusion.components.servers import Server
 from instructdiffusion.components.step import Made, once
 from instructdiffusion.components.storage import Store
+from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.components.train import job_name, relay
-from instructdiffusion.model.data.shards import read_triplets
+from instructdiffusion.model.data.shards import Manifest, read_triplets
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of
 
@@ -144,3 +146,33 @@ def test_what_leaks_is_refused_or_left_out_and_the_report_kept(tmp_path: Path) -
         screen.run(*where, leaking="ask")
     with pytest.raises(ConfigError, match="s3://bucket/bench is in an object store and none is set"):
         screen.run(*where, others=["s3://bucket/bench:test"])
+
+
+def test_what_a_filter_kept_is_told_to_the_tracker_with_its_report(
+    tmp_path: Path, tracking_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step as the pipeline runs it."""
+    from kfp import dsl
+
+    from instructdiffusion.pipelines import data_steps
+
+    for key, value in tracking_server.environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("INSTRUCTDIFFUSION_EXPERIMENT", tmp_path.name)
+    synthesize.run(tmp_path / "made", split="train", counts={"remove": 3, "denoise": 2}, size=32, seed=0)
+    source = dsl.Dataset(uri=str(tmp_path / "made"), metadata={"name": "mine", "triplets": 5})
+    kept, page, metrics = dsl.Dataset(uri=str(tmp_path / "kept")), dsl.HTML(uri=str(tmp_path / "page")), dsl.Metrics()
+    metrics.uri = str(tmp_path / "metrics")
+    data_steps.filter.python_func(source=source, policy="embedded", shards=kept, page=page, metrics=metrics)
+
+    tracker = Tracker(tracking_server.address, tmp_path.name)
+    run = tracker.open_run("", key=f"data-{kept.metadata['digest'].removeprefix('sha256:')[:12]}")
+    found = tracker.client.get_run(run.run_id)
+    (told,) = [row.dataset for row in found.inputs.dataset_inputs]
+    assert (told.name, told.digest) == ("mine", kept.metadata["digest"].removeprefix("sha256:")[:32])
+    left = Manifest.load(tmp_path / "kept").counts
+    assert found.data.metrics == {f"triplets/{task}": count for task, count in left.items()}
+    report = tracker.client.download_artifacts(run.run_id, "data-quality.html", str(tmp_path))
+    assert Path(report).read_text() == (tmp_path / "page").read_text()
+    document = tracker.client.download_artifacts(run.run_id, "manifest.json", str(tmp_path))
+    assert Manifest.model_validate_json(Path(document).read_text()) == Manifest.load(tmp_path / "kept")

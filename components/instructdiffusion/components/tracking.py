@@ -185,6 +185,11 @@ class TrackedRun:
             else:
                 self.client.log_artifact(self.run_id, str(path), folder or None)
 
+    def page(self, name: str, html: str) -> None:
+        """Write a page as the artifact `name`, which MLflow shows as a page where it ends in .html."""
+        with explained(self.uri):
+            self.client.log_text(self.run_id, html, name)
+
     def document(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON document as the artifact `name`."""
         with explained(self.uri):

@@ -120,7 +120,7 @@ def filter(
     """
     from pathlib import Path
 
-    from instructdiffusion.components.filter import run
+    from instructdiffusion.components.filter import run, track
     from instructdiffusion.pipelines import quality_page
     from instructdiffusion.pipelines.inside import inside
 
@@ -130,7 +130,12 @@ def filter(
         left = sum(made.facts["counts"].values())
         here.keep(shards, made, name=source.metadata["name"], triplets=left)
         here.measure(metrics, {"made": source.metadata["triplets"], "left": left})
-        here.show(page, quality_page.page_of(Path(shards.path), source.metadata["name"]))
+        name = source.metadata["name"]
+        told = quality_page.page_of(Path(shards.path), name)
+        here.show(page, told)
+        with here.tracked(f"data ({name})", key=f"data-{made.digest.removeprefix('sha256:')[:12]}") as tracked:
+            if tracked is not None:
+                track(tracked, made, name, told)
 
 
 @step

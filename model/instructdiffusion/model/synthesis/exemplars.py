@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from instructdiffusion.model.data.shards import MANIFEST, Manifest, Sample, Shard, checked, decode_png, encode_png
+from instructdiffusion.model.data.png import decode_png, encode_png
+from instructdiffusion.model.data.shards import MANIFEST, Manifest, Sample, Shard, checked
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.synthesis.cutouts import Cutout
