@@ -10,8 +10,9 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -23,16 +24,21 @@ from typing import Any
 import numpy as np
 from figures import record
 from PIL import Image as Pillow
+from train import Enough, Watch
 
+from instructdiffusion.model.config import Run, override
 from instructdiffusion.model.data.build import build
+from instructdiffusion.model.data.latents import Latents, encode
 from instructdiffusion.model.data.lexicon import COCO
 from instructdiffusion.model.data.offers import Offer, Order, numbered
 from instructdiffusion.model.data.photos import photographs
 from instructdiffusion.model.data.shards import read_triplets, write_shard
 from instructdiffusion.model.data.sources import DataSet, Scenes, Sources
 from instructdiffusion.model.files import write_atomic
+from instructdiffusion.model.recipes import recipe
 from instructdiffusion.model.synthesis.scenes import Studio
-from instructdiffusion.model.synthesis.write import compose, mixture, plan
+from instructdiffusion.model.synthesis.write import compose, mixture, plan, synthesize
+from instructdiffusion.model.train import train
 
 CHUNK = 100  # triplets written at once
 GIB = 2**20  # KiB, the unit in which the system tells a process's memory
@@ -128,6 +134,33 @@ def speed(stream: Callable[[], Iterable[Any]], repeats: int) -> float:
     return statistics.median(once() for _ in range(repeats))
 
 
+def stall(steps: int) -> tuple[float, float]:
+    """Seconds that a step of the demo's training waits for its triplets, and that it takes; medians, on one process."""
+    run = override(recipe("train"), [f"optim.steps={steps}", "log_every=1", "checkpoint_every=1000"])
+    with TemporaryDirectory() as name:
+        folder, watch = Path(name), Watch(steps)
+        synthesize(folder / "shards", split="train", counts=mixture(1000), size=64, seed=0)
+        encode(folder / "shards", None, folder / "latents")
+        with suppress(Enough):
+            train(run, folder / "latents", None, folder / "training", watch)
+        return statistics.median(waits(Latents.open(folder / "latents"), run)), statistics.median(
+            np.diff(watch.times)[1:]
+        )
+
+
+def waits(batches: Latents, run: Run) -> Iterator[float]:
+    """Seconds of every step but the first until its triplets are there, drawn and read as the training does."""
+    draws, size, micro = batches.mixture(run.seed, {}), run.optim.batch_size, run.optim.micro_batch
+    for step in range(run.optim.steps):
+        began = time.perf_counter()
+        batches.expect(draws, step * size, size)
+        numbers = draws.draws(range(step * size, (step + 1) * size))
+        for start in range(0, size, micro):
+            batches.batch(numbers[start : start + micro])
+        if step:
+            yield time.perf_counter() - began
+
+
 def measure(repeats: int, triplets: int) -> None:
     """Measure and record everything."""
     one, large, both = rate(1, 64, 6, repeats), rate(1, 256, 1, repeats), rate(2, 64, 12, repeats)
@@ -141,6 +174,8 @@ def measure(repeats: int, triplets: int) -> None:
         for name, (shards, loose) in reading(size, 40, repeats).items():
             what = f"Reading shards of {name} pictures of {size} px"
             speeds(what, shards, against=loose, held="loose files, painted online")
+    waiting, whole = stall(12)
+    record("Waiting for triplets in a step of the demo", waiting, "s", whole, held="the whole step", repeats=11)
 
 
 if __name__ == "__main__":
