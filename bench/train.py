@@ -38,7 +38,7 @@ from instructdiffusion.model import network
 from instructdiffusion.model.config import Diffusion, Network, Optim, Run
 from instructdiffusion.model.data.latents import Latents, encode
 from instructdiffusion.model.data.shards import Triplet, read_triplets
-from instructdiffusion.model.device import fast_bf16
+from instructdiffusion.model.device import fast_bf16, kind
 from instructdiffusion.model.diffusion import add_noise, draw_times, drop_conditions
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import Silent
@@ -244,7 +244,14 @@ def compare(job: Job, repeats: int, ways: dict[str, Callable[[Job], Found]], wha
         return statistics.median(one[name].memory for one in all_found)
 
     for name in ways:
-        record(f"Steps of {what} beside {name}", rate("ours"), "images/s", rate(name), held=name, repeats=repeats)
+        record(
+            f"Steps of {what} on a core of {kind()}, beside {name}",
+            rate("ours"),
+            "images/s",
+            rate(name),
+            held=name,
+            repeats=repeats,
+        )
     for name in list(ways)[:2]:
         record(
             f"Memory of training {what} beside {name}", memory("ours"), "GiB", memory(name), held=name, repeats=repeats
