@@ -25,7 +25,7 @@ from instructdiffusion.model.loss_scale import LossScale
 
 log = logging.getLogger(__name__)
 FILE = "speed.json"
-TIMES = 3  # each way is measured, after once to warm up
+TIMES = 2  # each way is measured, after once to warm up
 MOST_TRIPLETS = 8  # that are measured with
 MOST_CELLS = 1024  # of latents whose attention is tried the plain way, which holds a number for each pair of them
 MARGIN = 1.03  # as much faster has to be what is less usual: else chance decides, and no training is like another
