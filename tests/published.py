@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from math import cos, pi, sin
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def _phrasecut(root: Path, split: str, pictures: dict[int, Image], tasks: list[d
     return root
 
 
-def _phrase(image: int, number: int, phrase: str, outline: list[list[float]]) -> dict[str, Any]:
+def _phrase(image: int, number: int, phrase: str, outline: Sequence[Sequence[float]]) -> dict[str, Any]:
     return {"task_id": f"{image}__{number}", "image_id": image, "phrase": phrase, "Polygons": [[outline]]}
 
 

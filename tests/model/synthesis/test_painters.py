@@ -30,7 +30,7 @@ def ellipse(shape: tuple[int, ...], middle: tuple[int, int], radii: tuple[int, i
 def disc(color: tuple[int, int, int], radii: tuple[int, int] = (20, 20)) -> Cutout:
     """A plain disc on plain gray."""
     mask = ellipse((60, 60), (30, 30), radii)
-    return Cutout(np.where(mask[..., None], np.uint8(color), np.uint8(GRAY)), mask)
+    return Cutout(np.where(mask[..., None], np.array(color, np.uint8), np.uint8(GRAY)), mask)
 
 
 def field(middle: tuple[int, int] = (24, 24)) -> Region:
@@ -62,7 +62,7 @@ def quick(folder: Path) -> PaintByExample:
 
 
 def colour(picture: Image, mask: Mask) -> np.ndarray:
-    return np.median(picture[mask], axis=0).astype(int)
+    return np.asarray(np.median(picture[mask], axis=0).astype(int))
 
 
 def test_a_cutout_has_some_of_its_surroundings_and_is_no_larger_than_needed() -> None:

@@ -135,7 +135,12 @@ def test_pairs_that_clip_takes_for_no_edit_are_left_out_with_the_reason(
         build(Order(Sources(sources=(source,)), size=32, seed=1), tmp_path / "out", workers=1)
 
 
-def test_what_pairs_need_is_told_before_anything_is_painted(folder: Path, tmp_path: Path) -> None:
+def test_a_model_that_edits_is_refused(tiny_folder: Path) -> None:
+    with pytest.raises(DataError, match="wants a source besides the caption; name a text-to-image model"):
+        Twins(tiny_folder)
+
+
+def test_what_pairs_need_is_told_before_anything_is_painted(tmp_path: Path) -> None:
     given = f"name: s, path: {published.prompts(tmp_path / 'p')}, split: train"
     text = f"sources: [{{{given}, make: [edit], model: models/sd}}]"
     (source,) = sources_of(text, "s.yaml").below("/data").sources

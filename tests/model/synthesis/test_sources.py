@@ -102,8 +102,7 @@ def test_parts_and_workers_change_no_byte(regions: Path, photos: Path, tmp_path:
 def test_replacements_are_the_same_bytes_in_parts_and_wherever_their_exemplars_lie(
     regions: Path, exemplars: Path, tmp_path: Path
 ) -> None:
-    wanted = {"copies": 3, "licences": ["no licence*"]}
-    here = made("swaps", regions, "add", "replace", exemplars=str(exemplars), **wanted)
+    here = made("swaps", regions, "add", "replace", exemplars=str(exemplars), copies=3, licences=["no licence*"])
     manifest = build(order(here, per_shard=2), tmp_path / "whole", workers=1)
     assert manifest.counts == {"add": 3, "replace": 3}
     shutil.copytree(exemplars, tmp_path / "moved")

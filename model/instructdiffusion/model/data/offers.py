@@ -156,13 +156,14 @@ def _of_one(source: Source) -> int:
 def _made(example: Example, reader: Walker, source: DataSet, order: Order) -> Iterator[Triplet]:
     train = order.sources.split == "train"
     try:
-        if isinstance(source, Synthesis | Pairs):
-            paint = _synthesised if isinstance(source, Synthesis) else _painted
-            yield from paint(example, reader, source, order)
-            return
-        yield from triplets_of(
-            example, reader, source=source.name, size=order.size, seed=order.seed, train=train, copies=source.copies
-        )
+        if isinstance(source, Synthesis):
+            yield from _synthesised(example, reader, source, order)
+        elif isinstance(source, Pairs):
+            yield from _painted(example, reader, source, order)
+        else:
+            yield from triplets_of(
+                example, reader, source=source.name, size=order.size, seed=order.seed, train=train, copies=source.copies
+            )
     except Unusable as error:
         if reader.recognises(Path(source.path)):
             raise

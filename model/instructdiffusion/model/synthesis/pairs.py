@@ -40,15 +40,16 @@ def edits(example: Example, twins: Twins, eyes: Eyes | None, rng: Random, size: 
     Raises:
         Unusable: it is no edit; says by which likeness.
     """
-    said = {name: example.label[name] for name in ("caption", "caption_after")}
+    captions = example.label["caption"], example.label["caption_after"]
     share, seed = rng.uniform(*SHARES), rng.getrandbits(32)
-    before, after = (_resized(picture, size) for picture in twins.paint(*said.values(), share, seed))
-    found = likeness(eyes, (before, after), (said["caption"], said["caption_after"])) if eyes else {}
+    before, after = (_resized(picture, size) for picture in twins.paint(*captions, share, seed))
+    found = likeness(eyes, (before, after), captions) if eyes else {}
     if broken := [name for name, value in found.items() if value < LEAST[name]]:
         told = f"{broken[0]} is {found[broken[0]]:.2f}, not {LEAST[broken[0]]} and more"
         raise Unusable(f"{broken[0]}: no such edit", f"{example.key}: {told}")
     label = {"instruction": example.label["instruction"], "target": after, "held_out": False}
-    facts = {"operation": EDIT, "model": twins.name, "share": round(share, 3), "noise": seed, **said, **found}
+    painted = {"operation": EDIT, "model": twins.name, "share": round(share, 3), "noise": seed}
+    facts = {**painted, "caption": captions[0], "caption_after": captions[1], **found}
     yield Triplet(f"{example.key}-{EDIT}", EVERY[EDIT].ask(label, rng), before, after, label, facts)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from instructdiffusion.model import network
 from instructdiffusion.model.device import best
+from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.metrics.networks import named
 from instructdiffusion.model.task import Image
 
@@ -80,13 +81,15 @@ class Twins:
         """Read a Stable Diffusion folder in diffusers' layout.
 
         Raises:
-            DataError: a part is missing or broken.
+            DataError: a part is missing or broken, or the model takes more than a caption.
         """
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
         with network.reading(folder):
             unet, vae, text_encoder, tokenizer = network.parts(folder)
             scheduler = DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False)  # it adds no noise
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise DataError(f"the model in {folder} wants a source besides the caption; name a text-to-image model")
         self.plan, self.steps, self.name = Plan(), steps, named(str(folder))
         unet.set_attn_processor(SharedAttention(self.plan))
         parts = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler}
