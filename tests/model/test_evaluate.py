@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
 
 from instructdiffusion.model.candidates import aligned_shards, load, source_scores, truth_score, truth_scores
 from instructdiffusion.model.colors import TINTS
 from instructdiffusion.model.data.shards import read_triplets
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.model.evaluate import SHEET, Evaluation, evaluate
+from instructdiffusion.model.evaluate import LARGE, MOST, SHEET, SPREAD, Evaluation, evaluate, hands
 from instructdiffusion.model.interval import interval
+from instructdiffusion.model.network import Guidance
 from instructdiffusion.model.propose import propose
 from instructdiffusion.model.sheet import GAP
 from instructdiffusion.model.slices import sliced
@@ -45,6 +47,32 @@ def test_every_task_is_scored_beside_its_floor_and_bound(tiny_folder: Path, shar
     assert Pillow.open(tmp_path / SHEET).height == len(TASKS) * one_row + GAP
     again = evaluate(tiny_folder, shards, tmp_path / "again")
     assert again.tasks == evaluation.tasks
+
+
+def test_a_task_scores_the_same_in_a_process_of_its_own(tiny_folder: Path, shards: Path, tmp_path: Path) -> None:
+    guidance = {"editing": Guidance(steps=2, text=0.8)}
+    here = evaluate(tiny_folder, shards, tmp_path / "here", guidance=guidance)
+    told: list[tuple[int, int]] = []
+    apart = evaluate(
+        tiny_folder,
+        shards,
+        tmp_path / "apart",
+        guidance=guidance,
+        workers=2,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert apart == here.model_copy(update={"seconds": apart.seconds})
+    assert told == [(3 * n, 3 * len(TASKS)) for n in range(1, len(TASKS) + 1)]
+    for name in (SHEET, "remove.png"):
+        assert (tmp_path / "apart" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+
+
+def test_few_samples_and_large_models_stay_in_one_process(tmp_path: Path) -> None:
+    assert hands(None, SPREAD - 1) == 1
+    assert hands(None, SPREAD) == min(MOST, torch.get_num_threads())
+    with (tmp_path / "unet.safetensors").open("wb") as file:
+        file.truncate(int(LARGE) + 1)  # a hole, which takes no space
+    assert hands(tmp_path, SPREAD) == 1
 
 
 def test_an_interval_holds_the_mean_and_narrows_with_samples() -> None:

@@ -34,10 +34,17 @@ def run(
         tracked: run that gets the scores, the grids and the data set; None: none.
         progress: told the triplets done and in all.
     """
-    from instructdiffusion.model.evaluate import evaluate
+    from instructdiffusion.model.data.shards import Manifest
+    from instructdiffusion.model.evaluate import evaluate, hands
 
     inputs = {"model": model_digest(model), "shards": data_digest(shards), "limit": limit}
-    digest = once(out, inputs, lambda: evaluate(model, shards, out, limit=limit, progress=progress))
+
+    def work() -> None:
+        counts = Manifest.load(shards).counts.values()
+        workers = hands(model, sum(min(count, limit or count) for count in counts))
+        evaluate(model, shards, out, limit=limit, workers=workers, progress=progress)
+
+    digest = once(out, inputs, work)
     evaluation = json.loads((out / "evaluation.json").read_text())
     result = made(out, "evaluations", digest, store, evaluation)
     if tracked is not None:

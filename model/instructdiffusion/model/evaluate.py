@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from instructdiffusion.model import sheet
 from instructdiffusion.model.data.shards import MANIFEST, Triplet, read_triplets
+from instructdiffusion.model.data.workers import spread
+from instructdiffusion.model.device import best
 from instructdiffusion.model.editor import Editor, seed_of
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
@@ -25,12 +30,15 @@ from instructdiffusion.model.network import Guidance
 from instructdiffusion.model.slices import sliced
 from instructdiffusion.model.task import Image, Metric, psnr
 from instructdiffusion.model.tasks import EVERY
-from instructdiffusion.model.weights import model_digest
+from instructdiffusion.model.weights import BASE, model_digest
 
 Progress = Callable[[int, int], None]
 REPORT = "evaluation.json"
 SHEET = "sheet.png"  # the first samples of every task, one row each
 SHOWN = 12  # samples on a contact sheet
+SPREAD = 300  # samples from which on several processes are worth their start
+MOST = 4  # processes, each with a gigabyte of its own; what is left of the threads is shared among them
+LARGE = 500e6  # bytes of weights from which on there is one process: each reads them anew
 
 
 class Measure(BaseModel):
@@ -83,6 +91,7 @@ def evaluate(
     *,
     limit: int | None = None,
     guidance: Mapping[str, Guidance] | None = None,
+    workers: int = 1,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Score a model folder (None: the embedded base) on `shards`; writes evaluation.json and contact sheets.
@@ -90,23 +99,23 @@ def evaluate(
     Args:
         limit: triplets per task; all when None.
         guidance: per task family, instead of the model's own.
+        workers: processes that tasks are spread over, each with the model in its memory; see `hands`. The scores are
+            the same whatever their number.
 
     Raises:
         DataError: model or shards are broken, or of different resolutions.
     """
     began = time.monotonic()
-    editor = Editor.load(model)
-    editor.model.guidance.update(guidance or {})  # type: ignore[arg-type]
+    editor = _editor(model, guidance)
     groups = _by_task(shards, limit)
     total = sum(map(len, groups.values()))
-    done, tasks, fidelity, first = 0, {}, [], list[tuple[Triplet, Image]]()
-    for name, triplets in groups.items():
-        outputs = edited(editor, triplets)
-        first += zip(triplets[: sheet.COLUMNS], outputs[: sheet.COLUMNS], strict=True)
-        rebuilt = editor.model.decode(editor.model.encode(t.target for t in triplets))
-        fidelity += [psnr(r, t.target) for r, t in zip(rebuilt, triplets, strict=True)]
-        tasks[name] = _task_score(name, triplets, outputs, rebuilt, editor.resolution)
-        write_atomic(out / f"{name}.png", sheet.contact_sheet(triplets[:SHOWN], outputs[:SHOWN]))
+    threads = max(1, torch.get_num_threads() // workers)
+    work = partial(_scored, editor, out) if workers == 1 else partial(_scored_apart, model, guidance, out, threads)
+    done, tasks, fidelity, first = 0, {}, list[float](), list[tuple[Triplet, Image]]()
+    for (name, triplets), scored in zip(groups.items(), spread(work, list(groups.values()), workers), strict=True):
+        tasks[name] = scored.score
+        first += zip(triplets, scored.first, strict=False)
+        fidelity += scored.fidelity
         done += len(triplets)
         progress(done, total)
     write_atomic(out / SHEET, sheet.contact_sheet([t for t, _ in first], [o for _, o in first]))
@@ -121,6 +130,59 @@ def evaluate(
     )
     write_atomic(out / REPORT, evaluation.model_dump_json(indent=1))
     return evaluation
+
+
+def hands(model: Path | None, samples: int) -> int:
+    """How many processes to spread so many samples over: one where a GPU works, or starting more would not pay."""
+    if samples < SPREAD or best().type != "cpu" or _bytes(model) > LARGE:
+        return 1
+    return min(MOST, torch.get_num_threads())
+
+
+def _bytes(model: Path | None) -> int:
+    return sum(file.stat().st_size for file in (model or BASE).rglob("*.safetensors"))
+
+
+def _editor(model: Path | None, guidance: Mapping[str, Guidance] | None) -> Editor:
+    editor = Editor.load(model)
+    editor.model.guidance.update(guidance or {})  # type: ignore[arg-type]
+    return editor
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What came of a task: its score, the first outputs, and what the autoencoder keeps of each target in dB."""
+
+    score: TaskScore
+    first: list[Image]
+    fidelity: list[float]
+
+
+def _scored(editor: Editor, out: Path, triplets: Sequence[Triplet]) -> _Scored:
+    """Score one task, and write its contact sheet."""
+    name, outputs = triplets[0].ask.task, edited(editor, triplets)
+    rebuilt = editor.model.decode(editor.model.encode(t.target for t in triplets))
+    score = _task_score(name, triplets, outputs, rebuilt, editor.resolution)
+    write_atomic(out / f"{name}.png", sheet.contact_sheet(triplets[:SHOWN], outputs[:SHOWN]))
+    fidelity = [psnr(r, t.target) for r, t in zip(rebuilt, triplets, strict=True)]
+    return _Scored(score, outputs[: sheet.COLUMNS], fidelity)
+
+
+_apart: list[Editor] = []  # in a process of its own: the model, read once for all of its tasks
+
+
+def _scored_apart(
+    model: Path | None,
+    guidance: Mapping[str, Guidance] | None,
+    out: Path,
+    threads: int,
+    triplets: Sequence[Triplet],
+) -> _Scored:
+    """The same in a process of its own."""
+    if not _apart:
+        torch.set_num_threads(threads)
+        _apart.append(_editor(model, guidance))
+    return _scored(_apart[0], out, triplets)
 
 
 def _by_task(shards: Path, limit: int | None) -> dict[str, list[Triplet]]:
