@@ -19,7 +19,7 @@ from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.synthesis.write import compose
 from instructdiffusion.model.tasks import TASKS
-from instructdiffusion.pipelines.experiments import EXPERIMENTS, FULL, SMOKE, page, run, shortened
+from instructdiffusion.pipelines.experiments import EXPERIMENTS, FULL, SMOKE, amounts, page, run, shortened
 from instructdiffusion.pipelines.report import effects_plot
 
 TEXT = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
@@ -79,6 +79,11 @@ def test_a_short_instruction_keeps_what_distinguishes_the_sample(task: str) -> N
     assert len(words.split()) < len(triplet.ask.instruction.split()) + 2
     assert all(pair[-1] in words for pair in triplet.ask.marks)
     assert str(triplet.label.get("phrase", "")) in words
+
+
+def test_tunings_are_halves_of_the_longest() -> None:
+    assert amounts(80) == [10, 20, 40, 80]
+    assert amounts(2) == [1, 2]
 
 
 def test_a_folder_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Named runs. A recipe is a function; one recipe is another with a change, and says why.
 
-Three stages, each at three sizes. `adapt`, `train` and `align` are nano, `smoke` is for tests.
+Three stages, each at three sizes. `adapt`, `train` and `align` are nano; `little` is for experiments
+and `smoke` for tests.
 
     stage   nano     one GPU        the paper's
     1       adapt    small_adapt    paper_adapt     pictures with painted marks, from captions
@@ -135,6 +136,14 @@ def align() -> Run:
     )
 
 
+def little() -> Run:
+    """From nothing on half the side with a fifth of the weights, for experiments that train many models."""
+    run = base()
+    sizes = {"size": 32, "widths": (48, 64), "heads": 2, "text_width": 64, "text_layers": 1}
+    network = run.network.model_copy(update=sizes)
+    return run.model_copy(update={"name": "little", "network": network, "ema_decay": 0.98})
+
+
 def smoke() -> Run:
     """The smallest run that does everything, for tests."""
     tiny = Network(size=32, channels=12, widths=(16, 32), heads=2, text_width=32, text_layers=1)
@@ -171,7 +180,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
         *(base, adapt, train, align),
         *(small_adapt, small, small_align),
         *(paper_adapt, paper, paper_align),
-        smoke,
+        *(little, smoke),
     )
 }
 

@@ -24,7 +24,9 @@ def experiment(
     ] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="tiny counts: shows that it works, and nothing else")] = False,
     seeds: Annotated[int, typer.Option(min=0, help="trainings of each arm; 0: as many as the size has")] = 0,
-    steps: Annotated[int, typer.Option(min=0, help="optimizer steps of a training; 0: as the size has")] = 0,
+    steps: Annotated[
+        int, typer.Option(min=0, help="optimizer steps of a training, or of the longest tuning; 0: as the size has")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document for machines")] = False,
 ) -> None:
     """Test a claim of the paper at nano size (an hour): numbers, plot, paragraph. The same command again goes on."""

@@ -1,4 +1,4 @@
-"""The paper's claims at nano size: experiments that one command each runs, with intervals, a plot and a paragraph.
+"""The paper's claims on small models: experiments that one command each runs, with intervals, a plot and a paragraph.
 
 Every part is kept in the experiment's folder; the same command again goes on where it was stopped. What comes out says
 something of small models on composed scenes after short trainings, and no more.
@@ -41,23 +41,22 @@ class Size:
     """How large an experiment is."""
 
     seeds: int = 3
-    recipe: str = "base"  # of the trainings from nothing
-    steps: int = 180  # optimizer steps of each
+    recipe: str = "little"  # of the trainings from nothing
+    steps: int = 180  # optimizer steps of each, or of the longest tuning
     triplets: int = 6000  # to train on, of all tasks together
     held_out: int = 60  # of each task
     prompts: int = 12  # of each task, whose edits are picked
     edits: int = 4  # of each prompt
-    amounts: tuple[int, ...] = (10, 20, 40, 80)  # optimizer steps of a tuning
 
 
-#: About an hour each on two cores: twelve trainings, six, and twenty-four short ones with many edits after each.
+#: Up to an hour each on two cores: twelve trainings, six, and twenty-four short ones with many edits after each.
 FULL: Mapping[str, Size] = {
     "multitask": Size(),
     "instructions": Size(steps=320),
-    "alignment": Size(held_out=30),
+    "alignment": Size(steps=80, held_out=30),
 }
 SMOKE = Size(
-    seeds=1, recipe="smoke", steps=2, triplets=20, held_out=3, prompts=2, edits=2, amounts=(1,)
+    seeds=1, recipe="smoke", steps=1, triplets=20, held_out=3, prompts=2, edits=2
 )  # shows that it works, in seconds
 Finding = tuple[list[Effect], str, dict[str, Any]]  # effects, the paragraph, and what else is kept
 
@@ -113,7 +112,7 @@ def multitask(out: Path, size: Size, console: Console) -> Finding:
     effects = _effects(ONE_A_FAMILY, together, alone)
     claim = "a model that learns all tasks together is better at each than one that learns it alone"
     spent = "of which the model of all tasks spends few on each"
-    setting = f"With {size.steps} steps from nothing on nano, {spent}, and {_seeds(size)}"
+    setting = f"With {size.steps} steps from nothing by recipe {size.recipe}, {spent}, and {_seeds(size)}"
     return effects, paragraph(claim, "the model of all tasks", "that of one", effects, setting), {}
 
 
@@ -131,7 +130,8 @@ def instructions(out: Path, size: Size, console: Console) -> Finding:
         simple.append(_trained("simple", out, size, seed, short, start, short_held_out, console))
     effects = _effects(detailed[0], detailed, simple)
     claim = "detailed instructions teach a model better than the bare names of tasks"
-    setting = f"With {size.steps} steps from nothing on nano, each model asked as it was taught, and {_seeds(size)}"
+    asked = "each model asked as it was taught"
+    setting = f"With {size.steps} steps from nothing by recipe {size.recipe}, {asked}, and {_seeds(size)}"
     return effects, paragraph(claim, "detailed", "simple", effects, setting), {}
 
 
@@ -141,27 +141,30 @@ def alignment(out: Path, size: Size, console: Console) -> Finding:
     side = resolution(None)
     synthesized(prompts, "train", size.prompts, True, side, PROMPT_SEED, console)
     synthesized(held_out, "test", size.held_out, True, side, HELD_OUT_SEED, console)
+    tunings = amounts(size.steps)
     truths: dict[tuple[str, int], list[Sequence[float]]] = {}
     for seed in range(size.seeds):
         before = _truths(None, held_out, out / f"before-{seed}", seed, console)
         for annotator in ("reference", "random"):
             picked = _picked(annotator, prompts, out, size, seed, console)
             truths.setdefault((annotator, 0), []).append(before)
-            for amount in size.amounts:
+            for amount in tunings:
                 tuned = _tuned(annotator, amount, picked, out, seed, console)
                 edits = out / f"{annotator}-{amount}-{seed}"
                 truths.setdefault((annotator, amount), []).append(_truths(tuned, held_out, edits, seed, console))
-    amounts = (0, *size.amounts)
-    effects = [
-        effect(f"{n} steps", "of truth, 0 to 1", truths["reference", n], truths["random", n]) for n in size.amounts
-    ]
+    effects = [effect(f"{n} steps", "of truth, 0 to 1", truths["reference", n], truths["random", n]) for n in tunings]
     curve = {
-        label: [_point(effect("", "", truths[who, n], truths[who, 0]), n) for n in amounts]
+        label: [_point(effect("", "", truths[who, n], truths[who, 0]), n) for n in (0, *tunings)]
         for who, label in (("reference", "picked"), ("random", "by lot"))
     }
     claim = "tuning on edits that were picked makes edits better than tuning on as many drawn by lot"
-    setting = f"With tunings of {amounts[1]} to {amounts[-1]} steps on nano and {_seeds(size)}"
+    setting = f"With tunings of {tunings[0]} to {tunings[-1]} steps on nano and {_seeds(size)}"
     return effects, paragraph(claim, "picked", "drawn by lot", effects, setting), {"curve": curve}
+
+
+def amounts(longest: int) -> list[int]:
+    """Optimizer steps of the tunings: the longest, and what is left of it halved three times."""
+    return sorted({max(1, longest // share) for share in (8, 4, 2, 1)})
 
 
 def _point(found: Effect, amount: int) -> dict[str, float]:
