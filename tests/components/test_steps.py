@@ -168,6 +168,7 @@ def test_what_a_filter_kept_is_told_to_the_tracker_with_its_report(
     tracker = Tracker(tracking_server.address, tmp_path.name)
     run = tracker.open_run("", key=f"data-{kept.metadata['digest'].removeprefix('sha256:')[:12]}")
     found = tracker.client.get_run(run.run_id)
+    assert found.inputs
     (told,) = [row.dataset for row in found.inputs.dataset_inputs]
     assert (told.name, told.digest) == ("mine", kept.metadata["digest"].removeprefix("sha256:")[:32])
     left = Manifest.load(tmp_path / "kept").counts

@@ -13,7 +13,7 @@ from instructdiffusion.pipelines.graph import fresh
 from instructdiffusion.pipelines.source_steps import build, join, plan
 
 
-@dsl.pipeline(name="fan-out")
+@dsl.pipeline(name="fan-out")  # type: ignore[untyped-decorator]
 def fan_out(sources: str, parts: int, work: str) -> dsl.Dataset:
     planned = fresh(plan(sources=sources, triplets=1, parts=parts))
     with dsl.ParallelFor(planned.outputs["Output"]) as order:

@@ -18,8 +18,8 @@ from instructdiffusion.model.data.readers.editing import text_of
 from instructdiffusion.model.errors import ConfigError
 
 if TYPE_CHECKING:
+    from parsel import Selector
     from scrapy.http import Request, Response, TextResponse
-    from scrapy.selector import Selector
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ def make(
 
     Run again after an interruption it goes on; `install` puts the result in the place of the embedded one.
     """
-    from instructdiffusion.model import network
+    from instructdiffusion.model import network, weights
     from instructdiffusion.model.config import override
     from instructdiffusion.model.recipes import recipe as recipe_named
 
@@ -62,7 +62,7 @@ def make(
     curve = json.loads((Path(training["model"]).parent / "training.json").read_text())["curve"]
     document(out / "model", run.model_dump(mode="json"), manifest, training, out / "evaluation" / "scores", curve)
     if install:
-        with atomic_directory(network.BASE) as new:
+        with atomic_directory(weights.BASE) as new:
             shutil.copytree(out / "model", new, dirs_exist_ok=True)
     return {"model": str(out / "model"), "digest": model_digest(out / "model"), "tasks": evaluation["tasks"]}
 
@@ -90,11 +90,11 @@ def document(
 
 def _start(out: Path, run: Any, console: Console) -> Path:
     """The networks before the training, the autoencoder fitted to the first targets."""
-    from instructdiffusion.model import network
+    from instructdiffusion.model import network, weights
     from instructdiffusion.model.data.shards import read_triplets
 
     folder = out / "start"
-    if not (folder / network.SETTINGS).is_file():
+    if not (folder / weights.SETTINGS).is_file():
         with shown(console, "make the networks"):
             targets = [t.target for t in itertools.islice(read_triplets(out / "data"), FITTED)]
             network.save(network.create(run.network, run.diffusion, targets, run.seed), folder)

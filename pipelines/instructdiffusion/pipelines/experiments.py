@@ -221,12 +221,12 @@ def _data(out: Path, size: Size, seed: int, console: Console) -> Path:
 
 def _start(out: Path, size: Size, seed: int, data: Path) -> Path:
     """Networks that know nothing; the arms of a seed start from the same ones."""
-    from instructdiffusion.model import network
+    from instructdiffusion.model import network, weights
     from instructdiffusion.model.data.shards import read_triplets
     from instructdiffusion.model.recipes import recipe
 
     folder, run = out / f"start-{seed}", recipe(size.recipe)
-    if not (folder / network.SETTINGS).is_file():
+    if not (folder / weights.SETTINGS).is_file():
         targets = [t.target for t in itertools.islice(read_triplets(data), FITTED)]
         network.save(network.create(run.network, run.diffusion, targets, seed), folder)
     return folder
