@@ -44,14 +44,18 @@ def rate(way: Way, repeats: int) -> float:
 
 def measure(repeats: int) -> None:
     """Measure and record everything beside the usual way."""
-    found = {"memory handed back to the system in every step": rate(USUAL, repeats)}
-    keep_memory()
-    usual = rate(USUAL, repeats)
-    ways = [Way(attention=a, layout=w) for a in ATTENTIONS for w in LAYOUTS]
-    found |= {str(way): rate(way, repeats) for way in (*ways, BF16) if way != USUAL}
-    for name, value in found.items():
+
+    def tell(name: str, value: float) -> None:
         what = f"Training the base on a core of {kind()}: {name}"
         record(what, value, "triplets/s", usual, held=str(USUAL), repeats=repeats)
+
+    before = rate(USUAL, repeats)
+    keep_memory()
+    usual = rate(USUAL, repeats)
+    tell("memory handed back to the system in every step", before)
+    for way in (*(Way(attention=a, layout=w) for a in ATTENTIONS for w in LAYOUTS), BF16):
+        if way != USUAL:
+            tell(str(way), rate(way, repeats))
 
 
 if __name__ == "__main__":
