@@ -102,7 +102,7 @@ def test_triplets_whose_loss_is_no_number_are_left_out_and_too_many_in_a_row_are
     (first, *_) = opened.mixture(0, {}).draws(range(4))
     spoil(latents, [first])
     train(run_of("optim.steps=3"), latents, tiny_folder, tmp_path / "one", Silent())
-    assert "step 1: the loss is no number" in caplog.text
+    assert "step 1: the loss is a spike or no number" in caplog.text
     assert all(value.isfinite().all() for value in weights(tmp_path / "one").values())
 
     spoil(latents, range(len(opened)))
@@ -110,6 +110,19 @@ def test_triplets_whose_loss_is_no_number_are_left_out_and_too_many_in_a_row_are
         train(run_of("optim.bad_steps=2"), latents, tiny_folder, tmp_path / "all", Silent())
     kept = load_file(tmp_path / "all/bad-batch-0.safetensors")
     assert kept["numbers"].tolist() == opened.mixture(0, {}).draws(range(4, 8))
+
+
+def test_a_spike_of_the_loss_is_left_out_and_is_none_of_what_is_usual(
+    latents: Path, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (number,) = Latents.open(latents).mixture(0, {}).draws(range(9, 10))  # in the third step
+    spoil(latents, [number], 1e4)
+    train(run_of("optim.spike=50", "diffusion.relative=false"), latents, tiny_folder, tmp_path / "out", Silent())
+    assert "step 3: the loss is a spike or no number" in caplog.text
+    losses = [row.get("loss") for row in json.loads((tmp_path / "out/training.json").read_text())["curve"]]
+    assert losses[2] is None
+    assert all(loss < 100 for loss in losses if loss is not None)
+    assert "step 4" not in caplog.text
 
 
 @pytest.mark.slow
@@ -146,8 +159,8 @@ def test_what_waits_elsewhere_is_told_to_deepspeed_and_needs_a_stage() -> None:
         run_of("optim.offload=all")
 
 
-def spoil(folder: Path, numbers: Any) -> None:
-    """Make the targets of some triplets no numbers."""
+def spoil(folder: Path, numbers: Any, value: float = float("nan")) -> None:
+    """Make the targets of some triplets no numbers, or others."""
     manifest = Manifest.load(folder)
     assert len(manifest.shards) == 1
     path = folder / manifest.shards[0].name
@@ -155,5 +168,5 @@ def spoil(folder: Path, numbers: Any) -> None:
         metadata = file.metadata()
     tensors = load_file(path)
     for number in numbers:
-        tensors["target"][number] = float("nan")
+        tensors["target"][number] = value
     save_file(tensors, path, metadata)

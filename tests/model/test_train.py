@@ -20,13 +20,23 @@ from instructdiffusion.model.errors import ConfigError, DataError
 
 
 def _train(run_file: Path, data: Path, model: Path, out: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run the training as torchrun runs it."""
+    """Run the training as torchrun runs it, where a run that was killed while it compiled has left its locks."""
+    for operator in ("deepspeed_shm_comm", "cpu_adam"):  # who needs it waits for its lock to go, for ever
+        lock = out.parent / "extensions" / operator / "lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "--", "instructdiffusion.model.train_main", "--run", str(run_file), "--data", str(data)]
     paths = os.pathsep.join(p for p in sys.path if p)
     return subprocess.run(
         [*command, "--model", str(model), "--out", str(out)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        env={
+            **os.environ,
+            "PYTHONPATH": paths,
+            "OMP_NUM_THREADS": "1",
+            "DS_ACCELERATOR": "cpu",
+            "TORCH_EXTENSIONS_DIR": str(out.parent / "extensions"),
+        },
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,8 +1,9 @@
 """Checkpoints: what a killed run needs to go on as if nothing had happened.
 
-`step-N/` holds DeepSpeed's shards and the moving average; `LATEST` names a step, with its digest, only after all of it
-is written, and the one before besides. Time, noise and order are drawn from (seed, step, rank), so the step is all the
-state there is besides the weights.
+`step-N/` holds weights, their average and AdamW's sums, by name, each process having written some of them whole: as
+many other processes as one likes can read it. `LATEST` names a step, with its digest, only after all of it is written,
+and the one before besides. Time, noise and order are drawn from (seed, step, rank), so the step is all the state there
+is besides.
 """
 
 from __future__ import annotations
@@ -10,38 +11,43 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from instructdiffusion.model import shares
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.latest import LATEST, Done, marks, newest_whole
 
 log = logging.getLogger(__name__)
-LATEST = "LATEST"
 KEPT = 2  # checkpoints
-Mark = dict[str, Any]  # of a checkpoint: tag, step, seconds, digest
 
 
-def save(folder: Path, engine: Any, average: list[Tensor], step: int, seconds: float) -> None:
-    """Write a checkpoint after `step` optimizer steps and `seconds` of training; every process calls it.
+def save(folder: Path, engine: Any, average: list[Tensor], done: Done) -> None:
+    """Write a checkpoint of a training that is so far; every process calls it.
 
     Raises:
         DataError: it can't be written; those before it are as they were.
     """
-    tag, rank = f"step-{step:07d}", torch.distributed.get_rank()
+    tag, rank = f"step-{done.step:07d}", torch.distributed.get_rank()
     first_process = rank == 0
     if first_process:
         shutil.rmtree(folder / tag, ignore_errors=True)  # what a process was writing when it was killed
     torch.distributed.barrier()
     try:
-        engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-        if first_process or engine.zero_optimization_partition_weights():
-            tensors = {str(i): t.detach().cpu().contiguous() for i, t in enumerate(average)}
-            save_file(tensors, folder / tag / _average(rank, engine))
+        (folder / tag).mkdir(parents=True, exist_ok=True)
+        for kind in shares.KINDS:
+            save_file(_mine(shares.whole(engine, kind, average)), folder / tag / f"{kind}-{rank}.safetensors")
+        if first_process:
+            kept = {name: tensor.cpu() for name, tensor in shares.buffers(engine).items()}
+            save_file(kept, folder / tag / f"buffer-{rank}.safetensors")
     except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, by who writes
         shutil.rmtree(folder / tag, ignore_errors=True)
         raise DataError(
@@ -50,72 +56,62 @@ def save(folder: Path, engine: Any, average: list[Tensor], step: int, seconds: f
         ) from error
     torch.distributed.barrier()
     if first_process:
-        marks = [mark for mark in _marks(folder) if mark["step"] < step]
-        new = {"tag": tag, "step": step, "seconds": seconds, "digest": digest_of(folder / tag)}
-        kept = [new, *marks][:KEPT]
+        before = [mark for mark in marks(folder) if mark["step"] < done.step]
+        new = {"tag": tag, "digest": digest_of(folder / tag), **done._asdict()}
+        kept = [new, *before][:KEPT]
         write_atomic(folder / LATEST, json.dumps(kept, indent=1))
         for old in {*folder.glob("step-*")} - {folder / mark["tag"] for mark in kept}:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def resume(folder: Path, engine: Any, average: list[Tensor]) -> tuple[int, float]:
-    """Load the newest whole checkpoint, if there is any; returns how many steps were done, in how many seconds.
+def resume(folder: Path, engine: Any, average: list[Tensor]) -> Done:
+    """Load the newest whole checkpoint, if there is any; returns how far the training was.
 
     Every process calls it; the first one says which it is.
 
     Raises:
         DataError: all are damaged, or of a training that is not this one; names the folder to delete.
     """
-    chosen: list[Any] = [_newest_whole(folder) if torch.distributed.get_rank() == 0 else None]
+    chosen: list[Any] = [newest_whole(folder) if torch.distributed.get_rank() == 0 else None]
     torch.distributed.broadcast_object_list(chosen)
     mark = chosen[0]
     if mark is None:
-        return 0, 0.0
+        return Done()
     try:
         if isinstance(mark, str):
             raise DataError(mark)
-        path, _ = engine.load_checkpoint(str(folder), tag=mark["tag"])
-        if path is None:
-            raise FileNotFoundError(mark["tag"])
-        shadow = load_file(folder / mark["tag"] / _average(torch.distributed.get_rank(), engine))
-        for i, tensor in enumerate(average):
-            tensor.copy_(shadow[str(i)])
-    except Exception as error:  # DeepSpeed raises whatever its files happen to break
+        with _open(folder / mark["tag"]) as tensors:
+            shares.load(engine, tensors, average, mark["step"])
+    except Exception as error:  # whatever a file of another training happens to break
         raise DataError(
             f"checkpoint {folder} can't be resumed ({_line(error)}); delete that folder to start over"
         ) from error
-    log.info("resumed %s", path)
-    return int(mark["step"]), float(mark["seconds"])
+    torch.distributed.barrier()  # or the next checkpoint could be begun in the folder that some still read
+    log.info("resumed %s", folder / mark["tag"])
+    return Done(*(mark[name] for name in Done._fields))
 
 
-def _average(rank: int, engine: Any) -> str:
-    """Where a process finds its average: the one of all, or, when weights are split too, its part."""
-    return f"average-{rank}.safetensors" if engine.zero_optimization_partition_weights() else "average.safetensors"
+def _mine(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Those tensors that this process writes: in turns, so that all of them write alike."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return {
+        name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)  # no view of a buffer of many
+        for i, (name, tensor) in enumerate(tensors)
+        if i % world == rank
+    }
 
 
-def _newest_whole(folder: Path) -> Mark | str | None:
-    """The mark of the newest checkpoint that is as it was written, those after it forgotten; words if all are
-    damaged, None if there is none.
-    """
-    if not (folder / LATEST).is_file():
-        return None
-    marks = _marks(folder)
-    for at, mark in enumerate(marks):
-        if (folder / mark["tag"]).is_dir() and digest_of(folder / mark["tag"]) == mark["digest"]:
-            if at:  # no damaged one is ever counted among those that are kept
-                write_atomic(folder / LATEST, json.dumps(marks[at:], indent=1))
-            return mark
-        log.warning("checkpoint %s is damaged; the one before it is taken", folder / mark["tag"])
-    return "all of it is damaged"
-
-
-def _marks(folder: Path) -> list[Mark]:
-    """The checkpoints that `LATEST` names, newest first; none if it can't be read."""
-    try:
-        marks = json.loads((folder / LATEST).read_text())
-        return [{name: mark[name] for name in ("tag", "step", "seconds", "digest")} for mark in marks]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
+@contextmanager
+def _open(folder: Path) -> Iterator[Callable[[str, str], Tensor]]:
+    """What reads a tensor of a checkpoint by its kind and name, one at a time."""
+    with ExitStack() as stack:
+        files = {
+            (path.stem.rpartition("-")[0], name): file
+            for path in sorted(folder.glob("*.safetensors"))
+            for file in [stack.enter_context(safe_open(path, framework="pt"))]
+            for name in file.keys()  # noqa: SIM118
+        }
+        yield lambda kind, name: files[kind, name].get_tensor(name)
 
 
 def _line(error: Exception) -> str:

@@ -123,8 +123,11 @@ class Optim(Section):
     offload: Literal["none", "optimizer", "all"] = Field(
         "none", description="what waits in the CPU's memory: nothing, the optimizer's state, or that and the weights"
     )
+    spike: float = Field(
+        0.0, description="a loss so many times the usual one is left out, as one that is no number is; 0: none", ge=0
+    )
     bad_steps: int = Field(
-        3, description="steps in a row whose loss is no number, before the training stops; these are left out", ge=1
+        3, description="steps in a row with a loss that is left out, before the training stops", ge=1
     )
     gradient_checkpointing: bool = Field(
         False, description="compute activations again instead of keeping them: a third slower, far less memory"
@@ -159,6 +162,7 @@ class Run(Section):
     seed: int = Field(0, description="of initialisation, order and noise")
     checkpoint_every: int = Field(500, description="steps between checkpoints", ge=1)
     log_every: int = Field(25, description="steps between metrics", ge=1)
+    account: bool = Field(False, description="whether each process writes down which triplets each step took")
     samples_every: int = Field(
         0, description="steps between sheets of samples, which the averaged weights make; 0: none", ge=0
     )

@@ -172,6 +172,14 @@ def distance(engine: Any, average: Sequence[torch.Tensor]) -> float:
     return float(apart / max(length, 1e-12))
 
 
+def mean_over_all(values: list[float]) -> float:
+    """The mean of the values of all processes, the same on each; 0 if there are none."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    told = torch.tensor([sum(values), len(values)], dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(told)
+    return float(told[0] / told[1].clamp(min=1))
+
+
 def held(engine: Any) -> list[nn.Parameter]:
     """The weights that learn, as this process holds them: whole, or its flat part of each when they are split."""
     weights = [p for p in engine.module.parameters() if p.requires_grad]

@@ -34,7 +34,9 @@ _NANO = Diffusion(
 
 def paper() -> Run:
     """Stage 2 at full size: SD 1.5, 256 pixels, batch 3072, 200 epochs of 955 000 triplets (paper, section 4.1)."""
-    return Run(name="paper", network=Network(size=256), optim=Optim(gradient_checkpointing=True), samples_every=500)
+    return Run(
+        name="paper", network=Network(size=256), optim=Optim(gradient_checkpointing=True, spike=10), samples_every=500
+    )
 
 
 def paper_adapt() -> Run:
@@ -55,7 +57,8 @@ def paper_align() -> Run:
 
 def small() -> Run:
     """Stage 2 on one GPU: SD 1.5 at 256 pixels, adapters in place of all weights, a batch of 128."""
-    optim = Optim(steps=20_000, batch_size=128, micro_batch=16, warmup=500, gradient_checkpointing=True, zero_stage=0)
+    batch = {"batch_size": 128, "micro_batch": 16, "gradient_checkpointing": True}
+    optim = Optim(steps=20_000, warmup=500, zero_stage=0, spike=10, **batch)
     run = Run(name="small", network=Network(size=256), optim=optim, lora=Lora(rank=64, alpha=64), ema_decay=0.999)
     return run.model_copy(update={"samples_every": 500})
 

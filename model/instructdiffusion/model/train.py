@@ -18,7 +18,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import save
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from instructdiffusion.model import checkpoint, curve, device, engine, lora, network, speed
+from instructdiffusion.model import account, checkpoint, curve, device, engine, lora, network, speed
 from instructdiffusion.model.config import Run
 from instructdiffusion.model.data import draws
 from instructdiffusion.model.data.ahead import Batch, ahead
@@ -31,6 +31,7 @@ from instructdiffusion.model.diffusion import Objective
 from instructdiffusion.model.errors import DataError, Interrupted
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.model.gauges import Gauges
+from instructdiffusion.model.latest import Done
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import SILENT, Clock, Reporter
 from instructdiffusion.model.samples import Samples
@@ -38,6 +39,7 @@ from instructdiffusion.model.speed import Way
 
 log = logging.getLogger(__name__)
 MODEL, RUN, SUMMARY, ADAPTER = "model", "run.json", "training.json", "adapter"
+USUAL = 0.98  # share that the usual loss keeps of itself in a step
 BAD = "bad-batch-{rank}.safetensors"
 
 
@@ -52,7 +54,7 @@ def train(
 
     Raises:
         DataError: data or model are missing, damaged, or don't fit each other; a checkpoint can't be written; the
-            loss was no number for `run.optim.bad_steps` steps in a row, and the batch is kept in `out`.
+            loss was a spike or no number for `run.optim.bad_steps` steps in a row, and the batch is kept in `out`.
         ServiceError: data that is elsewhere does not come any more; the last checkpoint is as it was.
         Interrupted: SIGTERM came to any process; the step was finished and saved.
     """
@@ -92,10 +94,12 @@ class _Job:
     rank: int
     world: int
     stop: engine.Stop
+    written: account.Account
     samples: Samples | None = None  # of the first process, where they are asked for
     gauges: Gauges = field(default_factory=Gauges)
     step: int = 0
-    bad: int = 0  # steps in a row with a loss that was no number
+    usual: float = 0.0  # loss, over all processes, where spikes are told by it; 0: not known
+    bad: int = 0  # steps in a row with a loss that was a spike or no number
     before: float = 0.0  # seconds of training before this process started
     began: float = field(default_factory=time.monotonic)
 
@@ -131,8 +135,12 @@ def _start(run: Run, nets: Model, data: Path | Shards, batches: Batches[Any], ou
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     if rank == 0:
         write_atomic(out / RUN, run.model_dump_json(indent=1))
-    job = _Job(run, way, wrapped, ema, null_tokens, rank, world, stop, samples)
-    job.step, job.before = checkpoint.resume(out / "checkpoints", wrapped, ema.shadow_params)
+    written = account.Account(out if run.account else None, rank)
+    job = _Job(run, way, wrapped, ema, null_tokens, rank, world, stop, written, samples)
+    job.step, job.before, job.usual = checkpoint.resume(out / "checkpoints", wrapped, ema.shadow_params)
+    if rank == 0:
+        account.strike_out(out, job.step)
+    torch.distributed.barrier()
     return job
 
 
@@ -146,18 +154,22 @@ def _parts(job: _Job, batches: Batches[Any], mixture: Mixture) -> Iterator[list[
 
 
 def _step(job: _Job, batches: Batches[Any], stream: Iterator[Batch], out: Path) -> None:
-    """One optimizer step; the losses of this process's triplets are kept, but for those that are no numbers."""
+    """One optimizer step; the losses of this process's triplets are kept, but for those that are left out."""
     for group in job.engine.optimizer.param_groups:
         group["lr"] = engine.learning_rate(job.run, job.step)
     generator = torch.Generator().manual_seed(hash((job.run.seed, job.step, job.rank)) & 0x7FFFFFFF)
     bad: list[int] = []
+    told: list[float] = []
+    taken: list[int] = []
     left_out = False
     for _ in range(job.engine.gradient_accumulation_steps()):
         with job.gauges.waiting():
             part, source, target, text = next(stream)
         losses = job.engine(source, target, text, job.null_tokens, generator)
-        fine = bool(losses.isfinite().all())
+        taken += part
+        fine = _is_fine(job, losses)
         if fine:
+            told += losses.detach().tolist()
             for task, loss in zip(batches.tasks[part].tolist(), losses.detach().tolist(), strict=True):
                 job.gauges.losses[task].append(loss)
         else:
@@ -170,15 +182,26 @@ def _step(job: _Job, batches: Batches[Any], stream: Iterator[Batch], out: Path) 
     follow = get_ema_multi_avg_fn(job.ema.get_decay(job.step + 1))  # in place, where diffusers' own makes copies
     follow(job.ema.shadow_params, engine.held(job.engine), job.step)
     job.bad = job.bad + 1 if left_out else 0
+    if job.run.optim.spike and (mean := engine.mean_over_all(told)):
+        job.usual = job.usual * USUAL + mean * (1 - USUAL) if job.usual else mean
     _leave_out(job, batches, bad, out)
+    job.written.add(job.step + 1, taken)
+
+
+def _is_fine(job: _Job, losses: torch.Tensor) -> bool:
+    """Whether all are numbers, and no spike among losses as they usually are."""
+    limit = job.run.optim.spike * job.usual or float("inf")
+    return bool(losses.isfinite().all() and losses.mean() <= limit)
 
 
 def _leave_out(job: _Job, batches: Batches[Any], bad: list[int], out: Path) -> None:
-    """Say which triplets have a loss that is no number; too often in a row, keep them and stop."""
+    """Say which triplets have a loss that is a spike or no number; too often in a row, keep them and stop."""
     if not job.bad:
         return
     if bad:
-        log.warning("step %d: the loss is no number for some of triplets %s; they are left out", job.step + 1, bad)
+        log.warning(
+            "step %d: the loss is a spike or no number for some of triplets %s; they are left out", job.step + 1, bad
+        )
     if job.bad < job.run.optim.bad_steps:
         return
     kept = out / BAD.format(rank=job.rank)
@@ -188,8 +211,8 @@ def _leave_out(job: _Job, batches: Batches[Any], bad: list[int], out: Path) -> N
         write_atomic(kept, save({name: tensor.cpu().contiguous() for name, tensor in batch.items()}))
     what = f"triplets {bad}, kept in {kept}" if bad else "those of another process"
     raise DataError(
-        f"the loss was no number in {job.bad} steps in a row, last in step {job.step + 1} ({what}); look at them, "
-        "or lower optim.learning_rate; the last checkpoint is as it was"
+        f"the loss was a spike or no number in {job.bad} steps in a row, last in step {job.step + 1} ({what}); "
+        "look at them, or lower optim.learning_rate; the last checkpoint is as it was"
     )
 
 
@@ -206,7 +229,8 @@ def _keep(job: _Job, out: Path) -> None:
     stop = job.stop.on_any()
     if stop or job.step % job.run.checkpoint_every == 0:
         _check_weights(job)
-        checkpoint.save(out / "checkpoints", job.engine, job.ema.shadow_params, job.step, job.seconds)
+        done = Done(job.step, job.seconds, job.usual)
+        checkpoint.save(out / "checkpoints", job.engine, job.ema.shadow_params, done)
     if stop:
         raise Interrupted(f"told to stop after step {job.step} of {job.run.optim.steps}; the same command goes on")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,8 @@ from instructdiffusion.model.report import Lines, Silent
 
 if TYPE_CHECKING:
     from instructdiffusion.model.data.away import Shards
+
+PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str] | None = None, reach: Callable[[str], Path | Shards] = Path) -> int:
@@ -34,6 +38,7 @@ def main(arguments: list[str] | None = None, reach: Callable[[str], Path | Shard
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("instructdiffusion").setLevel(logging.INFO)
+    _end_with_parent()
     first = os.environ.get("RANK", "0") == "0"
     try:
         run, data = parse(json.loads(given.run.read_text())), reach(given.data)
@@ -47,6 +52,12 @@ def main(arguments: list[str] | None = None, reach: Callable[[str], Path | Shard
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return 0
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to kill this process when torchrun is gone, or it would write beside those that take its place."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":
