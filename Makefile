@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test check fix setup base bench label-studio clean help
+.PHONY: demo test check fix setup base bench soak label-studio clean help
 
 # The stamps' names hold what was installed: a change of these files makes an environment out of date.
 READY := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
@@ -30,6 +30,9 @@ bench: $(READY)  ## measure speed and memory again, and write docs/performance.m
 	@.venv/bin/python bench/evaluate.py
 	@.venv/bin/python bench/train.py
 	@.venv/bin/python bench/figures.py
+
+soak: $(READY)  ## kill a training 20 times, and look whether anything was lost (minutes)
+	@.venv/bin/python bench/soak.py $(ARGS)
 
 label-studio: $(READY) $(LABELS)  ## start the annotators' server on this machine
 	@.venv/bin/instructdiffusion label serve $(ARGS)

@@ -17,6 +17,7 @@ from fakes.api_server import NAMESPACE, ApiServer, api_server
 from pydantic import BaseModel
 
 from instructdiffusion.components import cluster, train
+from instructdiffusion.components.launcher import Killed
 from instructdiffusion.components.settings import Settings, Training
 from instructdiffusion.components.trainjob import train_job
 from instructdiffusion.model.errors import ConfigError, ServiceError
@@ -168,10 +169,21 @@ def test_a_failure_names_the_node_that_ended_first_and_its_last_words(server: Ap
         launch(tmp_path)
     told = str(caught.value)
     assert "node 1 ended with OOMKilled, exit code 137" in told
+    assert not isinstance(caught.value, Killed)  # it would happen again
     assert "OutOfMemoryError: no memory left" in told
     assert "JobFailed: a pod failed" in told
     assert "\n" not in told
     assert NAME in server.jobs  # to be looked at
+
+
+def test_a_node_that_was_taken_away_is_told_from_one_that_failed(server: ApiServer, tmp_path: Path) -> None:
+    def taken() -> None:
+        server.pod(NAME, 0, "Failed", terminated={"exitCode": 143, "finishedAt": "2026-01-01T00:00:05Z"})
+        server.condition(NAME, "Failed", "JobFailed", "a pod failed")
+
+    server.course = [lambda: None, taken]
+    with pytest.raises(Killed, match="node 0 ended with exit code 143"):
+        launch(tmp_path)
 
 
 def test_a_failure_without_pods_tells_what_the_cluster_complains_of(server: ApiServer, tmp_path: Path) -> None:

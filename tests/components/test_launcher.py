@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from instructdiffusion.components.launcher import launch
+from instructdiffusion.components.launcher import Killed, launch
 from instructdiffusion.components.trainjob import FromSecret, train_job
 from instructdiffusion.model.errors import ConfigError, ServiceError
 
@@ -79,7 +79,7 @@ def test_a_failing_rank_is_named_with_its_reason_and_nothing_is_left(tmp_path: P
 def test_a_killed_rank_is_named_with_its_signal_and_ends_the_others(tmp_path: Path) -> None:
     killer = threading.Thread(target=kill_when_there, args=(tmp_path / "pid-1",))
     killer.start()
-    with pytest.raises(ServiceError, match=r"rank 1 ended with signal SIGKILL"):
+    with pytest.raises(Killed, match=r"rank 1 ended with signal SIGKILL"):
         launch(job(tmp_path, WAIT + "time.sleep(600)"), logs=tmp_path / "logs")
     killer.join()
     assert living(tmp_path) == []

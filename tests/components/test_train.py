@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from components.conftest import Servers
 
@@ -15,8 +17,12 @@ from instructdiffusion.components.reporter import TrackingReporter
 from instructdiffusion.components.settings import Settings, Training
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import Tracker
+from instructdiffusion.model import account
+from instructdiffusion.model.config import override
+from instructdiffusion.model.data.latents import Latents
 from instructdiffusion.model.errors import ServiceError
 from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.latest import marks
 from instructdiffusion.model.recipes import smoke
 from instructdiffusion.model.report import Silent
 
@@ -31,6 +37,17 @@ class Progress(Silent):
 
     def progress(self, done: int, total: int, text: str) -> None:
         self.done.append((done, total))
+
+
+class Killing(Progress):
+    """Kills the second rank, once, when step 3 is told."""
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        if done == 3 and (3, total) not in self.done:
+            ours = psutil.Process().children(recursive=True)
+            (rank,) = (p for p in ours if "training_node" in " ".join(p.cmdline()) and p.environ().get("RANK") == "1")
+            rank.kill()
+        super().progress(done, total, text)
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +147,24 @@ def test_what_is_trained_is_not_trained_again_and_another_training_never_gets_it
     assert "\n" not in str(caught.value)
     assert not trained.weights.exists()
     assert not (trained.out / "DONE").exists()
+
+
+@pytest.mark.slow
+def test_a_training_whose_rank_is_killed_goes_on_by_itself_and_from_the_store_when_its_disk_is_gone(
+    prepared: tuple[Path, Path], settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (data, model), out, done = prepared, tmp_path / "out", list[tuple[int, int]]()
+    run = override(smoke(), ["optim.steps=20", "checkpoint_every=1", "account=true", "samples_every=0"])
+    asked = settings.model_copy(update={"training": Training(checkpoints=2)})
+    weights = train.run(run, data, out, model=model, report=Killing(done), settings=asked)
+    assert "rank 1 ended with signal SIGKILL" in caplog.text
+    assert done[-1] == (20, 20)
+    drawn, due = account.read(out), Latents.open(data).mixture(run.seed, {}).draws(range(80))
+    assert [sorted(numbers) for numbers in drawn.values()] == [sorted(due[i : i + 4]) for i in range(0, 80, 4)]
+
+    made, (newest, _) = digest_of(weights), marks(out / "checkpoints")
+    shutil.rmtree(out)
+    done.clear()
+    weights = train.run(run, data, out, model=model, report=Progress(done), settings=asked)
+    assert done == [(step, 20) for step in range(newest["step"] + 1, 21)]
+    assert digest_of(weights) == made

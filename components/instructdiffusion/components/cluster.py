@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from instructdiffusion.components.jobs import Away, Cluster, condition, node
-from instructdiffusion.components.launcher import MARK, Event, Line, parse_event
+from instructdiffusion.components.launcher import MARK, Event, Killed, Line, parse_event
 from instructdiffusion.components.process import last_words
 from instructdiffusion.components.step import read_mark
 from instructdiffusion.model.errors import InstructDiffusionError, ServiceError
@@ -27,6 +27,7 @@ from instructdiffusion.model.files import write_atomic
 log = logging.getLogger(__name__)
 
 SLACK = 60  # seconds that clocks may differ; lines that were read are known by their time
+FROM_OUTSIDE = ("exit code 137", "exit code 143")  # 128 + SIGKILL, 128 + SIGTERM: its node was taken away
 STUCK = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
 
 
@@ -129,7 +130,7 @@ def _follow(cluster: Cluster, name: str, reader: Log, poll: float, patience: flo
             if condition(job, "Complete"):
                 return
             if failed := condition(job, "Failed"):
-                raise ServiceError(_failure(cluster, name, failed, pods, reader))
+                raise _failure(cluster, name, failed, pods, reader)
             if condition(job, "Suspended"):
                 _tell(["the job is suspended: it waits in its queue, or someone stopped it"], told, reader)
             elif not any(pod.status.phase == "Running" for pod in pods):
@@ -154,16 +155,18 @@ def _tell(lines: list[str], told: set[str], reader: Log) -> None:
             reader.say(line)
 
 
-def _failure(cluster: Cluster, name: str, failed: Mapping[str, Any], pods: list[Any], reader: Log) -> str:
+def _failure(cluster: Cluster, name: str, failed: Mapping[str, Any], pods: list[Any], reader: Log) -> ServiceError:
     """One line: which node ended first and how, what it said last, what the cluster says."""
     told = f"{failed.get('reason', 'Failed')}: {failed.get('message', '')}".strip(": ")
     ends = sorted((end for pod in pods if (end := _end(pod))), key=lambda end: end[0])
     if ends:
         _, pod, how = ends[0]
         words = reader.last_words(pod.metadata.name) or "it wrote no log"
-        return f"training {name} failed: node {node(pod)} ended with {how}: {words} ({told})"
+        kind = Killed if how in FROM_OUTSIDE or pod.status.reason == "Evicted" else ServiceError
+        return kind(f"training {name} failed: node {node(pod)} ended with {how}: {words} ({told})")
     complaints = cluster.warnings(name)[-1:]
-    return f"training {name} failed: {'; '.join([told, *complaints])}; see: kubectl describe trainjob {name}"
+    said = "; ".join([told, *complaints])
+    return ServiceError(f"training {name} failed: {said}; see: kubectl describe trainjob {name}")
 
 
 def _end(pod: Any) -> tuple[str, Any, str] | None:

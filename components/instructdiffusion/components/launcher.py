@@ -32,6 +32,10 @@ FAILED = re.compile(r"^\s+rank\s+: (\d+) \(local_rank: (\d+)\)$\n^\s+exitcode\s+
 CAUSE = "Root Cause"
 
 
+class Killed(ServiceError):
+    """Something from outside ended a process of the training, which was at no fault: worth another launch."""
+
+
 def launch(
     job: Mapping[str, Any],
     *,
@@ -50,7 +54,8 @@ def launch(
         cwd: working directory of the processes; None: ours.
 
     Raises:
-        ServiceError: a process failed; the message names its rank and the last line it wrote.
+        ServiceError: a process failed; the message names its rank and the last line it wrote. `Killed`, if a signal
+            ended it. Or another launch still writes to `logs`.
         ConfigError: the object needs a variable that our environment lacks.
     """
     nodes = int(job["spec"]["trainer"].get("numNodes", 1))
@@ -113,6 +118,7 @@ def _node(job: Mapping[str, Any], rank: int, port: int, logs: Path, cwd: Path | 
         log_file=logs / f"node-{rank}.log",
         environment=_environment(job, rank, port, logs),
         cwd=cwd,
+        lock=logs / f"node-{rank}.lock",  # two launches would write the same checkpoints
         grace=GRACE,
     )
 
@@ -164,7 +170,7 @@ def _follow(job: Mapping[str, Any], processes: list[Process], logs: Path, follow
         if any(code not in (None, 0) for code in codes):
             _let_settle(processes)
             follower.read()
-            raise ServiceError(_failure(str(job["metadata"]["name"]), processes, logs))
+            raise _failure(str(job["metadata"]["name"]), processes, logs)
         if all(code == 0 for code in codes):
             return
         time.sleep(0.1)
@@ -177,19 +183,21 @@ def _let_settle(processes: list[Process]) -> None:
         time.sleep(0.1)
 
 
-def _failure(name: str, processes: list[Process], logs: Path) -> str:
+def _failure(name: str, processes: list[Process], logs: Path) -> ServiceError:
     """One line about the rank that failed first, rather than those that lost a peer."""
     causes = [cause for node in range(len(processes)) if (cause := _cause(node, logs))]
     if not causes:
-        words = next((exit_words(code) for p in processes if (code := p.poll())), "no exit code")
+        code = next((code for p in processes if (code := p.poll())), 0)
         said = next((line for p in processes if (line := last_words(p.log_file))), "it wrote no log")
-        return f"training {name} ended with {words}: {said} (logs: {logs})"
-    rank, words, said = min(causes, key=lambda cause: _is_echo(cause[2]))
-    return f"training {name} failed: rank {rank} ended with {words}: {said} (logs: {logs})"
+        kind = Killed if code < 0 else ServiceError
+        return kind(f"training {name} ended with {exit_words(code)}: {said} (logs: {logs})")
+    rank, code, said = min(causes, key=lambda cause: _is_echo(cause[2]))
+    kind = Killed if code < 0 or _is_echo(said) else ServiceError
+    return kind(f"training {name} failed: rank {rank} ended with {exit_words(code)}: {said} (logs: {logs})")
 
 
-def _cause(node: int, logs: Path) -> tuple[int, str, str] | None:
-    """(rank, how it ended, its last line) of the first failure that a node's torchrun reports."""
+def _cause(node: int, logs: Path) -> tuple[int, int, str] | None:
+    """(rank, exit code, its last line) of the first failure that a node's torchrun reports."""
     report = (logs / f"node-{node}.log").read_text(errors="replace").rpartition(CAUSE)[2]
     found = FAILED.search(report)
     if found is None:
@@ -197,7 +205,7 @@ def _cause(node: int, logs: Path) -> tuple[int, str, str] | None:
     rank, local, code = (int(group) for group in found.groups())
     attempts = sorted((logs / f"node-{node}").glob(f"*/attempt_*/{local}"), key=lambda p: p.stat().st_mtime)
     said = next((line for p in reversed(attempts) if (line := last_words(p / "stderr.log"))), "it wrote no error")
-    return rank, exit_words(code), said
+    return rank, code, said
 
 
 def _is_echo(text: str) -> bool:

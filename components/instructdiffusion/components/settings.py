@@ -49,6 +49,13 @@ class Training(BaseModel):
     stream: bool = Field(
         False, description="Whether nodes read data from the object store as they go, instead of a copy on the volume."
     )
+    launches: int = Field(
+        3, ge=1, description="Launches of a training whose processes are killed, without a checkpoint between them."
+    )
+    checkpoints: int = Field(0, ge=0, description="Newest checkpoints kept in the object store; 0: none is sent there.")
+    checkpoints_every: int = Field(
+        0, ge=0, description="Steps between checkpoints that are kept there for good besides; 0: none."
+    )
 
 
 class Settings(BaseModel):

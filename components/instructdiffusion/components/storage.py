@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -233,6 +233,18 @@ class Store:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._download(f"{name}/{relative}", target, digest)
         return path
+
+    def keep_only(self, name: str, kept: Collection[str]) -> None:
+        """Remove all that lies under a name but the files and folders called as `kept` says.
+
+        A folder's list of files goes first: one whose removal was interrupted is not taken for whole.
+        """
+        with self._explained(self.uri(name)):
+            found = self._client.list_objects(self.bucket, prefix=f"{name}/", recursive=True)
+            names = [str(one.object_name) for one in found]
+            gone = [n for n in names if n.removeprefix(f"{name}/").partition("/")[0] not in kept]
+            for one in sorted(gone, key=lambda n: not n.endswith(f"/{FILES}")):
+                self._client.remove_object(self.bucket, one)
 
     def _download(self, name: str, path: Path, digest: str) -> None:
         with self._explained(self.uri(name)):

@@ -15,6 +15,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,14 @@ from pydantic import BaseModel
 
 from instructdiffusion.components import cluster, launcher
 from instructdiffusion.components.away import version
+from instructdiffusion.components.keeper import Keeper
 from instructdiffusion.components.settings import Settings, Training
 from instructdiffusion.components.step import data_digest, read_mark
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.trainjob import FromSecret, train_job
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import atomic_directory, digest_of, write_atomic
+from instructdiffusion.model.latest import marks
 from instructdiffusion.model.weights import model_digest
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ log = logging.getLogger(__name__)
 
 DONE = "DONE"  # written last: what the training was made from, and the digest of what it made
 INPUTS = "inputs.json"  # written first: a folder is resumed only by the training that began it
+CHECKPOINTS = "checkpoints"
 COPIES = "inputs"  # where nodes of a cluster find data and model: on the volume that they share with this step
 
 
@@ -57,8 +61,9 @@ def run(
 ) -> Path:
     """Train and return the folder of the finished weights; what is finished is not trained again.
 
-    A training that was cut off goes on. Another run, data, start or number of ranks begins anew in `out`. The
-    settings say whether the TrainJob is started here or by a cluster; `out` is then on a volume that its nodes share.
+    A training that was cut off goes on, on any number of ranks; one whose processes are killed is launched again.
+    Another run, data or start begins anew in `out`. The settings say whether the TrainJob is started here or by a
+    cluster, `out` being on a volume that its nodes share, and whether the store keeps its checkpoints.
 
     Args:
         recipe: the run's configuration (`instructdiffusion.model.config.Run`).
@@ -74,7 +79,8 @@ def run(
         on_line: gets the other lines of rank 0.
 
     Raises:
-        ServiceError: a rank failed; the same call resumes from the last checkpoint.
+        ServiceError: a rank failed, or was killed too often; the same call resumes from the last checkpoint. Or the
+            store, which may have checkpoints, does not answer, and there is none here.
         DataError: the training ended without weights; data or model are not there.
         ConfigError: the data is in a store and none is set.
     """
@@ -88,7 +94,6 @@ def run(
         "run": "sha256:" + hashlib.sha256(config.encode()).hexdigest(),
         "data": digest,
         "model": model_digest(model),
-        "world": nodes * processes,
     }
     if _is_done(out, inputs):
         log.info("%s is trained already", out)
@@ -101,9 +106,9 @@ def run(
     write_atomic(out / "job.json", json.dumps(job, indent=1))
     hears: Any = {"logs": out / "logs", "on_line": on_line, "on_event": None if report is None else relay(report)}
     if remote:
-        cluster.launch(job, namespace=asked.namespace, made=lambda: (out / "training.json").is_file(), **hears)
-    else:
-        launcher.launch(job, **hears)
+        hears |= {"namespace": asked.namespace, "made": lambda: (out / "training.json").is_file()}
+    with _kept(settings, job["metadata"]["name"], out / CHECKPOINTS):
+        _launch_until_done(partial(cluster.launch if remote else launcher.launch, job, **hears), asked.launches, out)
     weights = finished(out)
     write_atomic(out / DONE, json.dumps({"inputs": inputs, "digest": digest_of(weights)}, indent=1))
     shutil.rmtree(out / COPIES, ignore_errors=True)
@@ -133,6 +138,34 @@ def relay(report: Reporter) -> Callable[[dict[str, Any]], None]:
             log.warning("an event of the training can't be read (%s): %s", error, str(event)[:200])
 
     return hand_on
+
+
+def _launch_until_done(launch: Callable[[], None], launches: int, out: Path) -> None:
+    """Launch again what was killed, as long as it gets from checkpoint to checkpoint."""
+    left, step = launches, _saved(out)
+    while True:
+        try:
+            return launch()
+        except launcher.Killed as error:
+            left, step = (left - 1 if _saved(out) == step else launches), _saved(out)
+            if not left:
+                raise
+            log.warning("%s; it goes on from step %d", error, step)
+
+
+def _saved(out: Path) -> int:
+    """The step of the newest checkpoint; 0 if there is none."""
+    return max((mark["step"] for mark in marks(out / CHECKPOINTS)), default=0)
+
+
+def _kept(settings: Settings, name: str, folder: Path) -> AbstractContextManager[None]:
+    """What keeps the checkpoints in the store, if it shall; those that lack on the disk are brought from there."""
+    if not (settings.training.checkpoints and settings.store_endpoint):
+        return nullcontext()
+    last, every = settings.training.checkpoints, settings.training.checkpoints_every
+    keeper = Keeper(Store.open(settings), f"{CHECKPOINTS}/{name}", folder, last=last, every=every)
+    keeper.fetch()
+    return keeper.keeping()
 
 
 def job_name(name: str, inputs: Mapping[str, Any]) -> str:
