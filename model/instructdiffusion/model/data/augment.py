@@ -32,7 +32,6 @@ TURNS = 45.0  # deviation of a crop's rotation in degrees; twice that is the mos
 TURNED = 0.6  # share of crops that are turned
 MIRRORED = 0.5  # share of samples that are mirrored, where the data set allows it
 HALF_JOINTS = 8  # only who has more joints than this is ever shown by half
-ALIKE = 0.02  # how much the proportions of two pictures of one shape differ at most
 REACH = 0.48  # of a crop's side: joints nearer to its centre than this are inside it at any size
 CELL = 1 / 1024  # share of a sample that one cell of the latent grid covers: 8 x 8 of 256 x 256 pixels
 
@@ -137,22 +136,6 @@ def whole(
 ) -> Sample:
     """The whole picture as a square, however wide it was; for edits, whose words may speak of any part of it."""
     return _maybe_flipped(_resized(image, label, size), rng, mirror and train)
-
-
-def fitted(image: Image, label: Label) -> dict[str, Any]:
-    """The label with its pictures as large as `image`, where they have its shape: people post edits in another size."""
-    height, width = image.shape[:2]
-
-    def same(other: np.ndarray) -> bool:
-        return abs(other.shape[0] * width / (other.shape[1] * height) - 1) <= ALIKE
-
-    resize = _resize((width, height), Pillow.Resampling.LANCZOS)
-    return {
-        name: resize(value)
-        if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape != image.shape and same(value)
-        else value
-        for name, value in label.items()
-    }
 
 
 def flip(image: Image, label: Label) -> Sample | None:

@@ -12,19 +12,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
+from typing import Any
 from zlib import crc32
 
 import numpy as np
+from PIL import Image as Pillow
 
-from instructdiffusion.model.data.augment import (
-    Sample,
-    fitted,
-    generator,
-    person_crop,
-    short_side_crop,
-    square_crop,
-    whole,
-)
+from instructdiffusion.model.data.augment import Sample, generator, person_crop, short_side_crop, square_crop, whole
 from instructdiffusion.model.data.looks import LOOK, looked
 from instructdiffusion.model.data.readers import Example, Reader
 from instructdiffusion.model.data.shards import Triplet
@@ -34,6 +28,7 @@ from instructdiffusion.model.tasks import EVERY
 
 LONGEST = 100  # letters of a key
 NARROW = 50  # times as long as wide: to bring the short side of such a picture to a crop's would take gigabytes
+ALIKE = 0.02  # how much the proportions of two pictures of one shape differ at most
 
 
 class Unusable(DataError):
@@ -98,6 +93,20 @@ def loaded(example: Example) -> tuple[Image, Label]:
     if max(height, width) > NARROW * min(height, width):
         raise Unusable("picture: too narrow", f"{example.key} is {width} x {height} pixels; crop it, or leave it out")
     return picture, label
+
+
+def fitted(picture: Image, label: Label) -> Label:
+    """The label with its pictures as large as `picture`, where they have its shape: edits are posted in any size."""
+    height, width = picture.shape[:2]
+
+    def fit(value: Any) -> Any:
+        if not isinstance(value, np.ndarray) or value.ndim != 3 or value.shape == picture.shape:
+            return value
+        if abs(value.shape[0] * width / (value.shape[1] * height) - 1) > ALIKE:
+            return value
+        return np.array(Pillow.fromarray(value).resize((width, height), Pillow.Resampling.LANCZOS))
+
+    return {name: fit(value) for name, value in label.items()}
 
 
 def _misfit(picture: Image, label: Label) -> str | None:
