@@ -21,6 +21,7 @@ NOT_THE_CHARTS = {
     *("pipelines_host", "pipelines_token"),  # of whoever submits a pipeline
     *("run_id", "records"),  # of one run: the pipeline sets them
     "label_token",  # of steps alone: the pipeline takes it from the Secret
+    "store_cache",  # of trainings alone, which take its default
 }
 
 

@@ -128,7 +128,7 @@ def test_what_an_outage_held_back_is_sent_later(tracker: Tracker, name: str, tmp
     history = tracker.client.get_metric_history(run.run_id, "loss")
     assert sorted((m.step, m.value) for m in history) == [(1, 1.0), (2, 0.5)]
     (picture, _) = sorted(file.path for file in tracker.client.list_artifacts(run.run_id, "images"))
-    assert picture.startswith("images/samples%step%1%")
+    assert picture.startswith("images/samples+step+1+")
 
 
 def test_a_tracker_that_is_down_is_one_line(name: str) -> None:

@@ -100,7 +100,7 @@ def test_two_nodes_train_and_all_is_told_to_the_tracker(prepared: tuple[Path, Pa
     assert {"loss", "gradient_norm", "average_distance", "mixture/off", "waiting", "memory_gib"} <= {*told}
     history = trained.client.get_metric_history(trained.run_id, "loss")
     assert sorted(point.step for point in history) == [*range(1, steps + 1)]
-    pictures = {file.path.split("%")[2] for file in trained.client.list_artifacts(trained.run_id, "images")}
+    pictures = {file.path.split("+")[2] for file in trained.client.list_artifacts(trained.run_id, "images")}
     assert pictures == {"2", "4"}  # the steps that sheets were drawn at
 
 
