@@ -58,7 +58,7 @@ def test_a_delivery_that_was_signed_lately_wakes() -> None:
         ({**signed(), SIGNATURE: "v1,é"}, "the same secret"),
         ({**signed(), TIMESTAMP: "soon"}, "not from MLflow"),
         (signed(at=time.time() - WINDOW - 60), "old delivery"),
-        (signed(at=time.time() + WINDOW + 600), "a clock that is wrong"),
+        (signed(at=time.time() + 24 * 3600), "a clock that is wrong"),
     ],
 )
 def test_a_delivery_that_is_not_wakes_nobody_and_is_told_why(headers: dict[str, str], reason: str) -> None:
