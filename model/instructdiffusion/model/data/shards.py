@@ -216,7 +216,7 @@ def read_samples(folder: Path, shard: Shard) -> Iterator[Sample]:
     path = checked(folder, shard)
     try:
         with tarfile.open(path) as tar:
-            files = ((*member.name.partition(".")[::2], tar.extractfile(member)) for member in tar)
+            files = ((*member.name.partition(".")[::2], tar.extractfile(member)) for member in tar if member.isfile())
             for key, some in groupby(files, key=itemgetter(0)):
                 yield {"__key__": key, **{ending: file.read() for _, ending, file in some if file is not None}}
     except (tarfile.TarError, ValueError) as error:
