@@ -38,14 +38,15 @@ def go_on(folder: Path, stage: int, steps: int) -> None:
     """Train until `steps` are done, and save."""
     torch.manual_seed(0)
     engine.join()
-    wrapped = engine.start(override(recipes.smoke(), [f"optim.zero_stage={stage}"]), Small())
+    run = override(recipes.smoke(), [f"optim.zero_stage={stage}"])
+    wrapped = engine.start(run, Small())
     average = [weight.detach().clone() for weight in engine.held(wrapped)]
     done = checkpoint.resume(folder, wrapped, average)
     for step in range(done.step, steps):
         numbers = torch.randn(4, 7, generator=torch.Generator().manual_seed(step))
         for _ in range(wrapped.gradient_accumulation_steps()):
             wrapped.backward(wrapped(numbers))
-            wrapped.step()
+            engine.step(wrapped, run.optim.clip)
         wrapped.module.factor.mul_(1.1)
         for mean, weight in zip(average, engine.held(wrapped), strict=True):
             mean.lerp_(weight.detach(), 0.5)

@@ -177,7 +177,10 @@ def test_merged_adapters_say_the_same_in_a_plain_network(
         lora.merge(model.unet)
         assert torch.allclose(answer(model), with_adapters, atol=1e-5)
     loaded = network.load(network.save(plain, tmp_path / "model"))
-    assert torch.equal(answer(loaded), answer(plain))
+    kept, merged = loaded.unet.state_dict(), plain.unet.state_dict()
+    assert kept.keys() == merged.keys()
+    assert all(torch.equal(kept[name], merged[name]) for name in merged)
+    assert torch.allclose(answer(loaded), answer(plain), atol=1e-6)  # where weights lie in memory moves the last bits
 
 
 def test_adapters_of_another_network_are_refused(adapted: Model, tiny: Model, tmp_path: Path) -> None:

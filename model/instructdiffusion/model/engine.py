@@ -148,9 +148,8 @@ def step(engine: Any, clip: float) -> Any:
     if engine.is_gradient_accumulation_boundary():
         weights = [p for p in engine.module.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(p.grad for p in weights if p.grad is not None)
-        if (
-            norm > clip
-        ):  # DeepSpeed would take the norm again, and go over all gradients whether they are to be cut or not
+        # DeepSpeed would take the norm again, and go over all gradients whether they are to be cut or not.
+        if norm > clip:
             nn.utils.clip_grads_with_norm_(weights, clip, norm)
     engine.step()
     return norm
