@@ -49,16 +49,9 @@ def test_a_fan_out_of_kfp_killed_at_random_gives_the_same_bytes_and_makes_nothin
     command = [sys.executable, str(Path(__file__).with_name("fan_out.py")), str(folder), str(sources), str(PARTS)]
     for kill_at in [*sorted(rng.sample(range(1, SHARDS - 1), KILLS)), SHARDS]:
         with (tmp_path / "run.log").open("ab") as log:
-            command = [
-                sys.executable,
-                str(Path(__file__).with_name("fan_out.py")),
-                str(folder),
-                str(sources),
-                str(PARTS),
-            ]
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         while process.poll() is None and (len(finished(folder)) < kill_at or kill_at == SHARDS):
-            time.sleep(0.005)
+            time.sleep(0.05)
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == (0 if kill_at == SHARDS else -signal.SIGKILL), (tmp_path / "run.log").read_text()
