@@ -46,8 +46,8 @@ def save(folder: Path, engine: Any, average: list[Tensor], done: Done) -> None:
         for kind in shares.KINDS:
             save_file(_mine(shares.whole(engine, kind, average)), folder / tag / f"{kind}-{rank}.safetensors")
         if first_process:
-            kept = {name: tensor.cpu() for name, tensor in shares.buffers(engine).items()}
-            save_file(kept, folder / tag / f"buffer-{rank}.safetensors")
+            buffers = {name: tensor.cpu() for name, tensor in shares.buffers(engine).items()}
+            save_file(buffers, folder / tag / f"buffer-{rank}.safetensors")
     except Exception as error:  # a full disk is an OSError, a RuntimeError or a SafetensorError, by who writes
         shutil.rmtree(folder / tag, ignore_errors=True)
         raise DataError(
