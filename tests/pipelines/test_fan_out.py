@@ -20,7 +20,7 @@ from instructdiffusion.model.data.offers import Order
 from instructdiffusion.model.data.shards import MANIFEST, Manifest
 from instructdiffusion.model.data.sources import read_sources
 
-SHARDS, PARTS, KILLS = 16, 2, 2
+SHARDS, PARTS, KILLS = 16, 2, 1
 
 
 @pytest.fixture
