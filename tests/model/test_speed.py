@@ -149,7 +149,10 @@ def trained(run: Run, *rest: Any) -> dict[str, Tensor]:
 def test_a_training_keeps_what_it_chose_and_is_resumed_with_it_to_the_last_bit(
     latents: Path, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = override(recipes.smoke(), ["optim.micro_batch=4", "optim.steps=2", "optim.attention=fused"])
+    told = override(
+        recipes.smoke(),
+        ["optim.micro_batch=4", f"optim.steps={speed.SOON}", "optim.attention=fused", "samples_every=0"],
+    )
     free = override(told, ["optim.attention=auto", "optim.precision=auto", "optim.layout=auto"])
     caplog.set_level(logging.INFO)
     (kept := tmp_path / "cut" / speed.FILE).parent.mkdir()
@@ -172,6 +175,9 @@ def test_a_training_keeps_what_it_chose_and_is_resumed_with_it_to_the_last_bit(
     whole = trained(told, latents, tiny_folder, tmp_path / "whole", Silent())
     assert all(torch.equal(value, whole[name]) for name, value in cut.items())
     assert json.loads((tmp_path / "cut" / "training.json").read_text())["way"]["attention"] == "fused"
+
+    trained(override(free, ["optim.steps=1"]), latents, tiny_folder, tmp_path / "short", Silent())
+    assert not Speed.model_validate_json((tmp_path / "short" / speed.FILE).read_text()).seconds
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 FILE = "speed.json"
 TIMES = 2  # each way is measured, after once to warm up
 MOST_TRIPLETS = 8  # that are measured with
+SOON = 50  # steps: a training of fewer is over before what measuring costs it is won back
 MOST_CELLS = 1024  # of latents whose attention is tried the plain way, which holds a number for each pair of them
 MARGIN = 1.03  # as much faster has to be what is less usual: else chance decides, and no training is like another
 
@@ -124,7 +125,8 @@ def _decided(optim: Optim, objective: Objective, batch: tuple[Tensor, ...], path
     if kept is not None and kept.machine == device.kind() and kept.way in left:
         return kept.way
     seconds: dict[Way, float] = {}
-    if len(left) > 1 and optim.zero_stage < 3:  # weights that are to be split may have no room here while whole
+    whole = optim.zero_stage < 3  # weights that are to be split may have no room here while they are
+    if len(left) > 1 and whole and optim.steps >= SOON:
         count = min(optim.micro_batch, MOST_TRIPLETS)
         source, target, text, null_tokens = (tensor.to(device.best()) for tensor in batch)
         some = tuple(tensor[:1].expand(count, *tensor.shape[1:]) for tensor in (source, target, text))
