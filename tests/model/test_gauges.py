@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from instructdiffusion.model import curve, recipes
 from instructdiffusion.model.config import Run, override
-from instructdiffusion.model.editor import Editor, seed_of
+from instructdiffusion.model.editor import Editor
 from instructdiffusion.model.report import Silent
 from instructdiffusion.model.samples import first_of_each_task
+from instructdiffusion.model.seeds import seed_of
 from instructdiffusion.model.sheet import contact_sheet
 from instructdiffusion.model.train import train
 

@@ -10,18 +10,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from instructdiffusion.model.data.readers import Example, reader_for
 from instructdiffusion.model.data.shards import Triplet
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.metrics import Spec
 from instructdiffusion.model.metrics.likeness import Vector
-from instructdiffusion.model.metrics.networks import Encoder
 from instructdiffusion.model.metrics.value import Statistic
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.synthesis.write import compose
 from instructdiffusion.model.task import Ask, Image, Label
+
+if TYPE_CHECKING:
+    from instructdiffusion.model.metrics.networks import Encoder
 
 Row = dict[str, Any]  # what is measured of one sample: JSON, no pictures
 HELD_OUT = ("test$", "val", "test", "dev")  # how the splits to score on begin; of those that are there, the first

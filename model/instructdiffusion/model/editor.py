@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import cv2
 import numpy as np
@@ -170,11 +169,6 @@ def heard_as(instruction: str, task: str | None) -> Ask | None:
     if fit:
         return fit[1]
     return Ask(task, instruction) if EVERY[task].family != "perception" else None
-
-
-def seed_of(key: str, seed: int) -> int:
-    """A seed for a triplet that does not depend on its place in the data set."""
-    return crc32(f"{seed}/{key}".encode())
 
 
 def resized(picture: Image, width: int, height: int) -> Image:

@@ -21,12 +21,13 @@ from instructdiffusion.model import sheet
 from instructdiffusion.model.data.shards import MANIFEST, Triplet, read_triplets
 from instructdiffusion.model.data.workers import spread
 from instructdiffusion.model.device import best
-from instructdiffusion.model.editor import Editor, seed_of
+from instructdiffusion.model.editor import Editor
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.interval import interval
 from instructdiffusion.model.metrics import Spec
 from instructdiffusion.model.network import Guidance
+from instructdiffusion.model.seeds import seed_of
 from instructdiffusion.model.slices import sliced
 from instructdiffusion.model.task import Image, Metric, psnr
 from instructdiffusion.model.tasks import EVERY

@@ -13,10 +13,11 @@ from typing import Any
 from instructdiffusion.model.candidates import CANDIDATES
 from instructdiffusion.model.data.png import encode_png
 from instructdiffusion.model.data.shards import MANIFEST, Triplet, read_triplets
-from instructdiffusion.model.editor import Editor, seed_of
+from instructdiffusion.model.editor import Editor
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.network import Guidance
+from instructdiffusion.model.seeds import seed_of
 from instructdiffusion.model.task import Image
 from instructdiffusion.model.weights import model_digest
 

@@ -16,9 +16,10 @@ from instructdiffusion.model.data.away import Shards
 from instructdiffusion.model.data.latents import FIRST
 from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, read_samples, read_triplets, triplet_of
 from instructdiffusion.model.device import best
-from instructdiffusion.model.editor import Editor, seed_of
+from instructdiffusion.model.editor import Editor
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.network import Model
+from instructdiffusion.model.seeds import seed_of
 from instructdiffusion.model.sheet import contact_sheet
 
 log = logging.getLogger(__name__)

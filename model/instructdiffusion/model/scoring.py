@@ -12,19 +12,21 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from instructdiffusion.model.benchmark import UNJUDGED, Benchmark, Case, Measure, Order, Row, Sample, Tools
 from instructdiffusion.model.benchmarks import benchmark_named
-from instructdiffusion.model.editor import seed_of
-from instructdiffusion.model.endpoints import Endpoint
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.model.metrics import Spec, Value, measured, missing
+from instructdiffusion.model.seeds import seed_of
 from instructdiffusion.model.task import Image
+
+if TYPE_CHECKING:
+    from instructdiffusion.model.endpoints import Endpoint
 
 REPORT = "benchmark.json"
 BATCH = 16  # samples edited at once, and the most that a killed run does again

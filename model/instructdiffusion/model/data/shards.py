@@ -20,7 +20,6 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-import webdataset
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from instructdiffusion.model.data.png import SPARSE, decode_png, encode_png
@@ -147,6 +146,8 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> Shard:
     """The same of samples as `read_samples` gives them: nothing is encoded again."""
     buffer = io.BytesIO()
     origins, tasks = list[str](), list[str]()
+    import webdataset  # here, for it imports torch, and who reads needs none
+
     with webdataset.TarWriter(buffer, mtime=0.0) as tar:
         for sample in samples:
             tar.write(sample)
