@@ -29,6 +29,7 @@ bench: $(READY)  ## measure speed and memory again, and write docs/performance.m
 	@.venv/bin/python bench/nano.py
 	@.venv/bin/python bench/evaluate.py
 	@.venv/bin/python bench/train.py
+	@.venv/bin/python bench/plan.py
 	@.venv/bin/python bench/figures.py
 
 soak: $(READY)  ## kill a training 20 times, and look whether anything was lost (minutes)

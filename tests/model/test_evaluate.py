@@ -11,16 +11,18 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from instructdiffusion.model import network
 from instructdiffusion.model.candidates import aligned_shards, load, source_scores, truth_score, truth_scores
 from instructdiffusion.model.colors import TINTS
-from instructdiffusion.model.data.shards import read_triplets
-from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.data.shards import Manifest, read_triplets
+from instructdiffusion.model.errors import DataError, ModelError
 from instructdiffusion.model.evaluate import LARGE, MOST, SHEET, SPREAD, Evaluation, evaluate, hands
 from instructdiffusion.model.interval import interval
-from instructdiffusion.model.network import Guidance
+from instructdiffusion.model.network import Guidance, Model
 from instructdiffusion.model.propose import propose
 from instructdiffusion.model.sheet import GAP
 from instructdiffusion.model.slices import sliced
+from instructdiffusion.model.synthesis.write import synthesize
 from instructdiffusion.model.task import Ask
 from instructdiffusion.model.tasks import TASKS
 
@@ -47,6 +49,20 @@ def test_every_task_is_scored_beside_its_floor_and_bound(tiny_folder: Path, shar
     assert Pillow.open(tmp_path / SHEET).height == len(TASKS) * one_row + GAP
     again = evaluate(tiny_folder, shards, tmp_path / "again")
     assert again.tasks == evaluation.tasks
+
+
+def test_what_can_not_be_scored_is_named(tiny: Model, tiny_folder: Path, shards: Path, tmp_path: Path) -> None:
+    torch.nn.init.constant_(tiny.unet.conv_out.bias, float("nan"))
+    broken = network.save(tiny, tmp_path / "broken")
+    with pytest.raises(ModelError, match="pixels that are no numbers; choose another model"):
+        evaluate(broken, shards, tmp_path / "of-broken")
+    manifest = Manifest.load(shards)
+    manifest.model_copy(update={"shards": (), "counts": {}}).save(tmp_path / "empty")
+    with pytest.raises(DataError, match="empty holds no triplets"):
+        evaluate(tiny_folder, tmp_path / "empty", tmp_path / "of-empty")
+    synthesize(tmp_path / "large", split="test", counts={"denoise": 1}, size=64, seed=0, workers=1)
+    with pytest.raises(DataError, match="64"):
+        evaluate(tiny_folder, tmp_path / "large", tmp_path / "of-large")
 
 
 def test_a_task_scores_the_same_in_a_process_of_its_own(tiny_folder: Path, shards: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from instructdiffusion.model.config import Run
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.loss_scale import LossScale
 
+BUCKET = 5 * 10**8  # gradients that are summed over processes at once; their room is set aside whole
 WSD_TAIL = 0.2  # share of the steps in which the learning rate falls
 
 
@@ -81,6 +82,7 @@ def start(run: Run, objective: nn.Module) -> Any:
     weights = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=run.optim.learning_rate, weight_decay=run.optim.weight_decay, fused=True)
     config = deepspeed_config(run, int(os.environ["WORLD_SIZE"]))
+    config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, sum(weight.numel() for weight in weights))
     engine, *_ = deepspeed.initialize(model=objective, model_parameters=weights, optimizer=optimizer, config=config)
     if engine.dp_world_size == 1 and not engine.zero_optimization():
         engine.enable_backward_allreduce = False  # it would copy every gradient twice, to ask nobody

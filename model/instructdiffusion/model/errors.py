@@ -3,6 +3,7 @@
     InstructDiffusionError
     ├── ConfigError      a setting or an argument is wrong: change it
     ├── DataError        a file or a sample is wrong: it is named
+    ├── ModelError       a model's weights are broken: it is no use until it is trained again
     ├── ServiceError     a server did not answer as it should: worth a retry
     └── Interrupted      told to stop, and stopped in order: the same command goes on
 
@@ -28,6 +29,12 @@ class ConfigError(InstructDiffusionError):
 
 class DataError(InstructDiffusionError):
     """A file, a shard or a sample is wrong; the message names it."""
+
+    exit_code = 3
+
+
+class ModelError(InstructDiffusionError):
+    """A model makes no pictures, for its weights are broken."""
 
     exit_code = 3
 

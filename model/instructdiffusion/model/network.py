@@ -35,12 +35,12 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from instructdiffusion.model.config import Diffusion, Network
-from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.errors import DataError, ModelError
 from instructdiffusion.model.files import atomic_directory, write_atomic
 from instructdiffusion.model.task import Family, Image
 from instructdiffusion.model.weights import BASE, NETWORKS, SETTINGS
 
-_TEXT_ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"  # on a CPU the fused kernel trains at half the speed
+TEXT_ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"  # on a CPU the fused kernel trains at half the speed
 IMAGE_CHANNELS = 3
 disable_progress_bar()  # of reading weights: it writes over the lines of whoever reads them
 
@@ -94,9 +94,18 @@ class Model:
             return self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mode().float()
 
     def decode(self, latents: Tensor) -> list[Image]:
-        """Pictures of latents, uint8."""
+        """Pictures of latents, uint8.
+
+        Raises:
+            ModelError: there are pixels that are no numbers.
+        """
         with torch.inference_mode():
             pixels = self.vae.decode(latents.to(self.device, self.vae.dtype)).sample.float()
+        if not pixels.isfinite().all():
+            raise ModelError(
+                "the networks make pixels that are no numbers; choose another model, "
+                "or train this one again with a lower optim.learning_rate"
+            )
         array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return list(array.permute(0, 2, 3, 1).cpu().numpy())
 
@@ -204,7 +213,7 @@ def create(network: Network, diffusion: Diffusion, pictures: Iterable[Image], se
     return Model(
         unet,
         vae,
-        CLIPTextModel._from_config(text, attn_implementation=_TEXT_ATTENTION),
+        CLIPTextModel._from_config(text, attn_implementation=TEXT_ATTENTION),
         tokenizer,
         scheduler_for(diffusion),
         diffusion,
@@ -289,7 +298,7 @@ def parts(folder: Path) -> tuple[UNet2DConditionModel, Any, CLIPTextModel, PreTr
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     vae = AUTOENCODERS[vae_class].from_pretrained(folder / "vae", torch_dtype=torch.float32)
     text_encoder = CLIPTextModel.from_pretrained(
-        folder / "text_encoder", dtype=torch.float32, attn_implementation=_TEXT_ATTENTION
+        folder / "text_encoder", dtype=torch.float32, attn_implementation=TEXT_ATTENTION
     )
     for part in (unet, vae, text_encoder):
         part.eval().requires_grad_(False)

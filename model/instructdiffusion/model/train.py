@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers import CLIPTextModel
 
 from instructdiffusion.model import account, checkpoint, curve, device, engine, lora, network, speed
 from instructdiffusion.model.config import Run
@@ -110,15 +112,7 @@ class _Job:
 
 def _start(run: Run, nets: Model, data: Path | Shards, batches: Batches[Any], out: Path, stop: engine.Stop) -> _Job:
     torch.manual_seed(run.seed)
-    learns = [nets.unet, nets.text_encoder] if run.train_text else [nets.unet]
-    for part in learns:
-        part.train().requires_grad_(True)
-    if run.lora.rank:
-        lora.add(nets.unet, run.lora)
-    if run.optim.gradient_checkpointing:
-        nets.unet.enable_gradient_checkpointing()
-        if run.train_text:
-            nets.text_encoder.gradient_checkpointing_enable()
+    learn(run, nets.unet, nets.text_encoder)
     null_tokens = nets.tokens([""])
     null_text = None if run.train_text else nets.text([""])[0]
     text_encoder = nets.text_encoder if run.train_text else None
@@ -142,6 +136,18 @@ def _start(run: Run, nets: Model, data: Path | Shards, batches: Batches[Any], ou
         account.strike_out(out, job.step)
     torch.distributed.barrier()
     return job
+
+
+def learn(run: Run, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+    """Set those weights learning that a run says, its adapters in place of the U-Net's own where it has any."""
+    for part in (unet, text_encoder) if run.train_text else (unet,):
+        part.train().requires_grad_(True)
+    if run.lora.rank:
+        lora.add(unet, run.lora)
+    if run.optim.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+        if run.train_text:
+            text_encoder.gradient_checkpointing_enable()
 
 
 def _parts(job: _Job, batches: Batches[Any], mixture: Mixture) -> Iterator[list[int]]:

@@ -20,6 +20,7 @@ from instructdiffusion.pipelines import (
     cli_kubeflow,
     cli_label,
     cli_model,
+    cli_plan,
     cli_registry,
     cli_watch,
 )
@@ -255,6 +256,7 @@ cli_data.add(app)
 cli_evaluate.add(app)
 cli_experiment.add(app)
 cli_model.add(app)
+cli_plan.add(app)
 cli_kubeflow.add(app)
 cli_label.add(app)
 cli_registry.add(app)

@@ -1,0 +1,243 @@
+"""What a training will take, told beforehand: the memory of a process part by part, floating-point work, hours.
+
+Nothing is computed. One step of the run's own loss goes through the run's own networks as shapes without numbers, and
+what its operations would hold is counted; what DeepSpeed holds besides follows from its stage (arXiv 1910.02054) and
+its buckets. All parts are added up, though not all are there at once: memory that many small tensors leave is of no
+use to one large tensor. `bench/plan.py` holds it against trainings.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from instructdiffusion.model import engine, network, speed
+from instructdiffusion.model.config import Diffusion, Optim, Run
+from instructdiffusion.model.diffusion import Objective
+from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.speed import Way
+from instructdiffusion.model.train import learn
+from instructdiffusion.model.weights import SETTINGS
+
+NUMBER = 4  # bytes: weights, gradients and all sums are of 32 bits
+PARTS = ("unet", "vae", "text_encoder")
+WRITTEN = "a checkpoint being written"
+#: Numbers of split weights that DeepSpeed holds whole at most until the backward pass, and that it gathers in advance.
+LIVE, NEXT = 10**9, 5 * 10**7
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Networks without numbers, on PyTorch's device `meta`."""
+
+    unet: UNet2DConditionModel
+    vae: nn.Module
+    text_encoder: CLIPTextModel
+    diffusion: Diffusion | None  # what the U-Net was made for; None: for whatever a run wants
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one process holds at its fullest moment, and the work of a triplet.
+
+    `device`: bytes in the memory of its GPU; `host`: in the machine's. Without a GPU all are in the machine's.
+    """
+
+    device: Mapping[str, int]
+    host: Mapping[str, int]
+    learning: int  # numbers that learn
+    flops: float  # floating-point operations of a triplet, forward and backward
+    triplets: int  # of the whole run
+    processes: int
+
+    @property
+    def alone(self) -> int:
+        """Bytes without a GPU: a checkpoint is written where activations and gradients were before."""
+        going = self.device["activations"] + self.device["gradients"]
+        return sum(self.device.values()) + sum(self.host.values()) - min(going, self.host[WRITTEN])
+
+    def hours(self, rate: float) -> float:
+        """How long the run takes if each process trains `rate` triplets a second."""
+        return self.triplets / (rate * self.processes) / 3600
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU: its memory in GiB, the most it computes in 16 bits, not sparse, in Tflop/s, and which 16 bits."""
+
+    memory: int
+    tflops: float
+    halves: Literal["bf16", "fp16"] = "bf16"
+
+
+#: From NVIDIA's data sheets.
+GPUS = {
+    "T4": Gpu(16, 65, "fp16"),
+    "L4": Gpu(24, 121),
+    "V100": Gpu(32, 125, "fp16"),
+    "A100-40GB": Gpu(40, 312),
+    "L40S": Gpu(48, 362),
+    "A100-80GB": Gpu(80, 312),
+    "H100": Gpu(80, 989),
+    "H200": Gpu(141, 989),
+}
+
+
+def shapes_of(folder: Path | None, side: int) -> Shapes:
+    """The networks of a model's folder; None: those of Stable Diffusion 1.5 for pictures of `side` pixels.
+
+    Raises:
+        DataError: the folder is no model.
+    """
+    if folder is None:
+        with torch.device("meta"):
+            return _stable_diffusion(side)
+    if not (folder / SETTINGS).is_file():
+        raise DataError(f"{folder} is no model: it holds no {SETTINGS}; name a folder that a training wrote")
+    with network.reading(folder), torch.device("meta"):
+        unet, vae, text = (json.loads((folder / name / "config.json").read_text()) for name in PARTS)
+        return Shapes(
+            UNet2DConditionModel.from_config(unet),
+            network.AUTOENCODERS[vae["_class_name"]].from_config(vae),
+            CLIPTextModel._from_config(CLIPTextConfig(**text), attn_implementation=network.TEXT_ATTENTION),
+            Diffusion.model_validate(json.loads((folder / SETTINGS).read_text())["diffusion"]),
+        )
+
+
+def way_on(gpu: Gpu, optim: Optim) -> Way:
+    """How a training on such a GPU most likely computes, where the settings leave it open."""
+    precision = gpu.halves if optim.precision == "auto" else optim.precision
+    attention = "fused" if optim.attention == "auto" else optim.attention
+    return Way(attention=attention, precision=precision)
+
+
+def plan(run: Run, shapes: Shapes, processes: int, way: Way, libraries: int = 0) -> Plan:
+    """Plan a run on so many processes.
+
+    Args:
+        way: attention, precision and layout that it will compute in.
+        libraries: bytes that a process takes before it holds a network.
+
+    Raises:
+        ConfigError: the batch can't be shared out evenly.
+    """
+    micro = engine.deepspeed_config(run, processes)["train_micro_batch_size_per_gpu"]
+    stage, alone = run.optim.zero_stage, processes == 1
+    objective = _objective(run, shapes, way)
+    n = _count(p for p in objective.parameters() if p.requires_grad)
+    everything, frozen = _count(objective.parameters()), _count(shapes.vae.parameters())
+    if not run.train_text:
+        frozen += _count(shapes.text_encoder.parameters())
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        activations, flops = _step(objective.to_empty(device="cpu"), _batch(run, shapes, micro))
+    part, bucket = -(-n // processes), min(n, engine.BUCKET)  # of what is shared out; of gradients on their way
+    samples = everything + frozen if run.samples_every else 0
+    numbers = {
+        "weights": everything if stage < 3 else -(-everything // processes) + min(everything, LIVE),
+        "their average": part if stage == 3 else n,
+        "weights as AdamW changes them": part if stage else 0,
+        "AdamW's sums": 2 * (part if stage else n),
+        "gradients": n + (bucket + 2 * part if stage else 0 if alone else bucket),
+        "what comes from other processes": 0 if alone or not stage else bucket,
+        "weights that will be used next": 2 * min(n, NEXT) if stage == 3 else 0,
+    }
+    device = {name: NUMBER * count for name, count in numbers.items() if count} | {"activations": activations}
+    host = {"libraries": libraries, "networks that don't learn": NUMBER * frozen}
+    host["networks that draw samples"] = NUMBER * samples
+    host[WRITTEN] = 2 * NUMBER * part  # a kind of the state at a time: as tensors, and as bytes
+    for name in _offloaded(run):
+        host[name] = device.pop(name)
+    return Plan(device, host, n, flops / micro, run.optim.steps * run.optim.batch_size, processes)
+
+
+def _offloaded(run: Run) -> list[str]:
+    """What waits in the machine's memory."""
+    optimizer = ["weights as AdamW changes them", "AdamW's sums"]
+    return {"none": [], "optimizer": optimizer, "all": ["weights", "their average", *optimizer]}[run.optim.offload]
+
+
+def _objective(run: Run, shapes: Shapes, way: Way) -> Objective:
+    """The run's loss, with those weights learning that will."""
+    learn(run, shapes.unet, shapes.text_encoder)
+    words, width = _words(shapes), shapes.text_encoder.config.hidden_size
+    diffusion = run.diffusion.read_as(shapes.diffusion) if shapes.diffusion else run.diffusion
+    text_encoder, null_text = (shapes.text_encoder, None) if run.train_text else (None, torch.zeros(words, width))
+    objective = Objective(shapes.unet, text_encoder, null_text, network.scheduler_for(diffusion), diffusion)
+    speed.use(way, objective)
+    return objective
+
+
+def _batch(run: Run, shapes: Shapes, count: int) -> tuple[Tensor, ...]:
+    """What the loss is called with, of so many triplets."""
+    words, unet = _words(shapes), shapes.unet.config
+    source, target = torch.zeros(2, count, unet.in_channels // 2, unet.sample_size, unet.sample_size)
+    states = torch.zeros(count, words, shapes.text_encoder.config.hidden_size)
+    tokens = torch.zeros(count, words, dtype=torch.long)
+    return source, target, tokens if run.train_text else states, tokens[:1]
+
+
+def _step(objective: Objective, batch: tuple[Tensor, ...]) -> tuple[int, float]:
+    """Most bytes that a forward and a backward pass hold beside weights and gradients, and their work."""
+    for weight in objective.parameters():
+        if weight.requires_grad:
+            weight.register_post_accumulate_grad_hook(lambda w: setattr(w, "grad", None))
+    with _Held() as held, FlopCounterMode(display=False) as work:
+        objective(*batch, torch.Generator()).mean().backward()
+    return held.most, work.get_total_flops()
+
+
+class _Held(TorchDispatchMode):
+    """Counts the bytes that the results of operations take, until nothing needs them any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._known = weakref.WeakSet[Any]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._known:
+                self._known.add(storage)
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._add, -storage.nbytes())
+        return result
+
+    def _add(self, size: int) -> None:
+        self._now += size
+        self.most = max(self.most, self._now)
+
+
+def _words(shapes: Shapes) -> int:
+    words: int = shapes.text_encoder.config.max_position_embeddings
+    return words
+
+
+def _count(weights: Iterable[Tensor]) -> int:
+    return sum(weight.numel() for weight in weights)
+
+
+def _stable_diffusion(side: int) -> Shapes:
+    """Stable Diffusion 1.5, whose U-Net takes a source besides, as its authors publish the sizes."""
+    unet = UNet2DConditionModel(sample_size=side // 8, in_channels=8, cross_attention_dim=768)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+    )
+    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    return Shapes(unet, vae, CLIPTextModel(CLIPTextConfig(**sizes)), None)
