@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,11 @@ os.environ.update(
         "TOKENIZERS_PARALLELISM": "false",
     }
 )
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Of two workers on two cores each computes on one; those of a worker wait for those of the other otherwise.
+os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+
+SHARED = ("charts", "components", "labeling", "serving")  # folders whose tests share what is slow to start
+RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 # A script's background jobs are started deaf to Ctrl-C, and so would be every command that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,10 +32,25 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, a folder's tests go to one of them: they share servers that are slow to start."""
+    """With several workers, a file's tests go to one of them, or those of a folder that share servers."""
     root = Path(__file__).parent
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(root).parts[0]))
+        place = item.path.relative_to(root)
+        item.add_marker(pytest.mark.xdist_group(place.parts[0] if place.parts[0] in SHARED else str(place)))
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A training may run in the tests' own process: what it sets is undone."""
+    import torch
+
+    for name in RANK:
+        monkeypatch.setenv(name, "")  # remembered, so that what the engine sets is undone
+        monkeypatch.delenv(name)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks this small only wait for each other's threads
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import ran
 from markdown_it import MarkdownIt
-from typer.testing import CliRunner, Result
 
 from instructdiffusion.components.policy import Policy
 from instructdiffusion.model.benchmark import Tools
 from instructdiffusion.model.benchmarks import benchmarks
 from instructdiffusion.model.tasks import TASKS
 from instructdiffusion.model.weights import BASE, model_digest
-from instructdiffusion.pipelines.cli import app
 
 PAGE = Path(__file__).parents[1] / "docs" / "evaluating.md"
 
@@ -29,12 +27,6 @@ def blocks(language: str) -> list[str]:
 
 def lines() -> list[str]:
     return [line for block in blocks("sh") for line in block.splitlines()]
-
-
-def ran(line: str) -> Result:
-    program, *arguments = shlex.split(line)
-    assert program == "instructdiffusion"
-    return CliRunner().invoke(app, arguments)
 
 
 def evaluation(model: str, level: float) -> dict[str, Any]:
@@ -80,7 +72,7 @@ def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_command_of_the_page_runs(papers: Path) -> None:
     assert len(lines()) == 10
     for line in lines():
-        ended = ran(line)
+        ended = ran(line, Path())
         assert ended.exit_code == 0, (line, ended.output)
     found = json.loads((papers / "out/restoration/benchmark.json").read_text())
     assert found["values"]["psnr"]["bound"] > found["values"]["psnr"]["floor"]
@@ -95,10 +87,10 @@ def test_every_command_of_the_page_runs(papers: Path) -> None:
 def test_a_leak_and_a_gap_end_the_commands_of_the_page(papers: Path) -> None:
     (papers / "leak.json").write_text('{"clean": false, "found": ["3.jpg", "4.jpg"], "held_out": 200}')
     (papers / "about.yaml").write_text("name: something\n")
-    judged = ran(next(line for line in lines() if " gate " in line))
+    judged = ran(next(line for line in lines() if " gate " in line), Path())
     assert judged.exit_code == 1
     assert 'refused: training saw held-out samples: 2, as "3.jpg"' in judged.stdout
-    refused = ran(next(line for line in lines() if " card " in line))
+    refused = ran(next(line for line in lines() if " card " in line), Path())
     assert refused.exit_code == 3
     assert "no model card: about.licence is empty; about.intended_use is empty" in refused.stderr
     assert not (papers / "card.md").exists()
@@ -125,6 +117,6 @@ def test_the_page_lists_every_benchmark_metric_and_field_of_a_policy() -> None:
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments: str, told: str, papers: Path) -> None:
-    ended = ran(f"instructdiffusion {arguments}")
+    ended = ran(f"instructdiffusion {arguments}", Path())
     assert ended.exit_code in (2, 3)
     assert told in ended.stderr

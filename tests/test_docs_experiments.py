@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import ran
 from markdown_it import MarkdownIt
 from rich.console import Console
 
@@ -94,15 +92,12 @@ def test_a_folder_of_another_size_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("line", LINES)
 def test_every_command_of_the_page_runs_and_goes_on(line: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "instructdiffusion.pipelines", *shlex.split(line)[1:], "--json"]
-    paths = os.pathsep.join(p for p in sys.path if p)
     for _ in range(2):
-        ended = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
-        )
-        assert ended.returncode == 0, ended.stderr[-2000:]
+        ended = ran(f"{line} --json", tmp_path)
+        assert ended.exit_code == 0, ended.stderr[-2000:]
     told = json.loads(ended.stdout)
     assert told["effects"]
     assert told["paragraph"].startswith("The claim: ")

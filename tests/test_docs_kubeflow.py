@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import ran
 from fakes.pipelines_server import PipelinesServer, pipelines_server
 from markdown_it import MarkdownIt
 
@@ -40,25 +37,14 @@ def commands(text: str) -> list[str]:
 
 def test_every_command_runs_as_it_stands_in_their_order(text: str, server: PipelinesServer, tmp_path: Path) -> None:
     environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "INSTRUCTDIFFUSION_PIPELINES_HOST": server.address,
         "INSTRUCTDIFFUSION_PIPELINES_TOKEN": "tops3cret",
     }
     server.course = [{"state": "RUNNING"}, {"state": "SUCCEEDED"}]
     lines = commands(text)
     for line in lines:
-        program, *arguments = shlex.split(line)
-        assert program == "instructdiffusion"
-        ended = subprocess.run(
-            [sys.executable, "-m", "instructdiffusion.pipelines", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert ended.returncode == 0, f"{line}\n{ended.stderr}"
+        ended = ran(line, tmp_path, **environment)
+        assert ended.exit_code == 0, f"{line}\n{ended.stderr}"
     assert len(lines) == 6
     assert len(server.runs) == 2
     assert {path.stem for path in (tmp_path / "out/pipelines").iterdir()} == {*NAMES}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from stable import tiny_stable_diffusion
 
 from instructdiffusion.model import network, recipes
@@ -14,8 +12,6 @@ from instructdiffusion.model.data.latents import encode
 from instructdiffusion.model.data.shards import read_triplets
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.synthesis.write import mixture, synthesize
-
-RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture(scope="session")
@@ -50,15 +46,3 @@ def latents(tiny: Model, shards: Path, tmp_path: Path) -> Path:
 def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text-to-image model of Stable Diffusion's classes."""
     return tiny_stable_diffusion(tmp_path_factory.mktemp("sd") / "stable-diffusion")
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A training may run in the tests' own process: what it sets is undone."""
-    for name in RANK:
-        monkeypatch.setenv(name, "")  # remembered, so that what the engine sets is undone
-        monkeypatch.delenv(name)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # networks this small only wait for each other's threads
-    yield
-    torch.set_num_threads(threads)

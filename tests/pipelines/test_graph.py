@@ -124,7 +124,7 @@ def test_a_condition_asks_for_what_the_local_runner_can_find(compiled: dict[str,
 def test_the_control_takes_the_same_steps_as_the_alignment(compiled: dict[str, Any]) -> None:
     arms = [body["dag"]["tasks"] for name, body in compiled["components"].items() if name.startswith("comp-tune")]
     assert len(arms) == 2
-    assert arms[0].keys() == arms[1].keys() == {"rank", "collect", "encode", "train", "propose"}
+    assert arms[0].keys() == arms[1].keys() == {"rank", "collect", "train", "propose"}
     calls = [t for t in tasks(compiled).values() if t["componentRef"]["name"].startswith("comp-tune")]
     differ = {
         name

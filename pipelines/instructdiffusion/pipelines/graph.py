@@ -145,9 +145,8 @@ def tune(
     """
     ranked = rank(candidates=candidates, shards=prompts, annotator=annotator, seed=seed)
     picked = collect(candidates=candidates, rankings=ranked.outputs["rankings"], shards=prompts)
-    latents = encode(shards=picked.outputs["picked"], model=model)
     tuned = train(
-        latents=latents.outputs["latents"],
+        latents=picked.outputs["picked"],  # so few are encoded as they are drawn
         model=model,
         recipe="align",
         name=name,
