@@ -62,7 +62,7 @@ def test_help_takes_less_than_a_third_of_a_second() -> None:
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
-    assert min(cost() for _ in range(3)) < HELP  # of CPU: the wall clock is shared with whatever else runs
+    assert min(cost() for _ in range(8)) < HELP  # of CPU: the wall clock is shared with whatever else runs
 
 
 @pytest.mark.parametrize("name", COMMANDS)

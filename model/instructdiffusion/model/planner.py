@@ -46,6 +46,7 @@ class Shapes:
     unet: UNet2DConditionModel
     vae: nn.Module
     text_encoder: CLIPTextModel
+    cells: int  # of a latent, along a side
     diffusion: Diffusion | None  # what the U-Net was made for; None: for whatever a run wants
 
 
@@ -109,11 +110,13 @@ def shapes_of(folder: Path | None, side: int) -> Shapes:
         raise DataError(f"{folder} is no model: it holds no {SETTINGS}; name a folder that a training wrote")
     with network.reading(folder), torch.device("meta"):
         unet, vae, text = (json.loads((folder / name / "config.json").read_text()) for name in PARTS)
+        settings = json.loads((folder / SETTINGS).read_text())
         return Shapes(
             UNet2DConditionModel.from_config(unet),
             network.AUTOENCODERS[vae["_class_name"]].from_config(vae),
             CLIPTextModel._from_config(CLIPTextConfig(**text), attn_implementation=network.TEXT_ATTENTION),
-            Diffusion.model_validate(json.loads((folder / SETTINGS).read_text())["diffusion"]),
+            settings["resolution"] // (vae.get("patch") or 2 ** (len(vae["block_out_channels"]) - 1)),
+            Diffusion.model_validate(settings["diffusion"]),
         )
 
 
@@ -128,6 +131,7 @@ def plan(run: Run, shapes: Shapes, processes: int, way: Way, libraries: int = 0)
     """Plan a run on so many processes.
 
     Args:
+        shapes: of the networks; they are changed, so take new ones for another plan.
         way: attention, precision and layout that it will compute in.
         libraries: bytes that a process takes before it holds a network.
 
@@ -182,8 +186,8 @@ def _objective(run: Run, shapes: Shapes, way: Way) -> Objective:
 
 def _batch(run: Run, shapes: Shapes, count: int) -> tuple[Tensor, ...]:
     """What the loss is called with, of so many triplets."""
-    words, unet = _words(shapes), shapes.unet.config
-    source, target = torch.zeros(2, count, unet.in_channels // 2, unet.sample_size, unet.sample_size)
+    words, channels = _words(shapes), shapes.unet.config.in_channels // 2
+    source, target = torch.zeros(2, count, channels, shapes.cells, shapes.cells)
     states = torch.zeros(count, words, shapes.text_encoder.config.hidden_size)
     tokens = torch.zeros(count, words, dtype=torch.long)
     return source, target, tokens if run.train_text else states, tokens[:1]
@@ -232,7 +236,8 @@ def _count(weights: Iterable[Tensor]) -> int:
 
 def _stable_diffusion(side: int) -> Shapes:
     """Stable Diffusion 1.5, whose U-Net takes a source besides, as its authors publish the sizes."""
-    unet = UNet2DConditionModel(sample_size=side // 8, in_channels=8, cross_attention_dim=768)
+    cells = side // 8
+    unet = UNet2DConditionModel(sample_size=cells, in_channels=8, cross_attention_dim=768)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -240,4 +245,4 @@ def _stable_diffusion(side: int) -> Shapes:
         layers_per_block=2,
     )
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    return Shapes(unet, vae, CLIPTextModel(CLIPTextConfig(**sizes)), None)
+    return Shapes(unet, vae, CLIPTextModel(CLIPTextConfig(**sizes)), cells, None)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from instructdiffusion.model.errors import ConfigError
-from instructdiffusion.model.files import write_atomic
 
 model = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Bring models in from elsewhere, and out again.")
 
@@ -141,6 +140,7 @@ def card(
     """Write a model's card from facts, or say which are missing."""
     from instructdiffusion.model.card import About
     from instructdiffusion.model.card import card as card_of
+    from instructdiffusion.model.files import write_atomic
     from instructdiffusion.pipelines.cards import facts_of
 
     facts = facts_of(folder, About.load(about), data or [], evaluation, report or [])

@@ -82,7 +82,7 @@ def _planned(run: Run, model: Path | None, processes: int, gpu: str) -> tuple[Pl
     if model is None and run.network.size <= resolution(None):
         model = BASE
     shapes = planner.shapes_of(model, run.network.size)
-    way = planner.way_on(kind, run.optim) if kind else speed.ways(run.optim, shapes.unet.config.sample_size**2)[0]
+    way = planner.way_on(kind, run.optim) if kind else speed.ways(run.optim, shapes.cells**2)[0]
     return planner.plan(run, shapes, processes, way, libraries=_libraries()), kind
 
 

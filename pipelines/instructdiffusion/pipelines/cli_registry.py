@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -180,6 +179,8 @@ def _local(settings: Settings, work: Path, port: int) -> Local:
 def _kserve(
     name: str, runtime: str, namespace: str, canary: int, hold: float, account: str, replicas: tuple[int, int]
 ) -> Backend:
+    from datetime import timedelta
+
     from instructdiffusion.components.reconcile import Canary
     from instructdiffusion.components.serving_cluster import KServe
 
