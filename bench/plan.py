@@ -99,13 +99,14 @@ def compare(folder: Path, size: str, stage: int, processes: int) -> tuple[int, i
 def main() -> None:
     """Measure and record everything, or what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--train", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.train:
         train(*given.train)
         return
     with TemporaryDirectory() as name:
-        for size, stage in product(SIZES, STAGES):
+        for size, stage in product(given.sizes, STAGES):
             processes = 1 if size == "large" else 2
             planned, took = compare(Path(name), size, stage, processes)
             what = f"Memory as planned, {size} U-Net, ZeRO {stage}, {processes} process{'es' * (processes > 1)}"

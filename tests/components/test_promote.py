@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from PIL import Image as Pillow
 
 from instructdiffusion.components import gate, promote
+from instructdiffusion.components.evaluate import HELD_OUT
 from instructdiffusion.components.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.model.errors import ConfigError, DataError
@@ -158,15 +159,15 @@ def papers(models: Models, tmp_path: Path) -> Path:
 
 
 def promoted(models: Models, papers: Path) -> Version:
-    """Promote `new` with all its papers, its data among them."""
-    data = models.folder / "held-out"
+    """Promote `new` with all its papers, the manifest of its held-out data among them."""
+    data = papers / HELD_OUT
     data.mkdir(exist_ok=True)
     manifest = {"counts": {"referring": 30}, "licences": ["CC0-1.0"], "split": "test"}
     (data / "manifest.json").write_text(json.dumps(manifest))
     run = models.tracker.open_run(models.name, key=models.name)
     run.dataset("train-64px", digest="sha256:t", source="s3://b/t", context="training", counts={"referring": 900})
     verdict = models.judge("new", "old")
-    known: dict[str, Any] = {"registry": models.registry, "tracked": run, "data": {"held-out": data}}
+    known: dict[str, Any] = {"registry": models.registry, "tracked": run}
     found = promote.run(models.folder / "new", "s3://bucket/new", papers, verdict, **known)
     return models.registry.version(found["version"])
 

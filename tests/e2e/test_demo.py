@@ -120,5 +120,10 @@ def test_the_report_holds_its_pictures(demo: Demo) -> None:
     assert "http://" not in text.replace("http://www.w3.org", "")
 
 
+def test_a_version_keeps_the_manifest_of_what_it_was_scored_on(demo: Demo) -> None:
+    kept = list((demo.out / "tracker").rglob("version-*/data/held-out/manifest.json"))
+    assert {json.loads(file.read_text())["split"] for file in kept} == {"test"}
+
+
 def test_no_server_is_left(demo: Demo) -> None:
     assert servers(demo.out) == []

@@ -10,7 +10,10 @@ from typing import Any
 from instructdiffusion.components.step import Made, data_digest, made, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import TrackedRun
+from instructdiffusion.model.files import write_atomic
 from instructdiffusion.model.weights import model_digest
+
+HELD_OUT = "held-out"  # where an evaluation keeps the manifest of what it scored on
 
 
 def run(
@@ -43,6 +46,7 @@ def run(
         counts = Manifest.load(shards).counts.values()
         workers = hands(model, sum(min(count, limit or count) for count in counts))
         evaluate(model, shards, out, limit=limit, workers=workers, progress=progress)
+        write_atomic(out / HELD_OUT / "manifest.json", (shards / "manifest.json").read_bytes())
 
     digest = once(out, inputs, work)
     evaluation = json.loads((out / "evaluation.json").read_text())

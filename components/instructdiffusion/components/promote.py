@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from instructdiffusion.components import version_page
+from instructdiffusion.components.evaluate import HELD_OUT
 from instructdiffusion.components.gate import PAGE, VERDICT, Verdict, read
 from instructdiffusion.components.registry import (
     CHALLENGER,
@@ -52,7 +53,6 @@ def run(
     *,
     registry: Registry,
     tracked: TrackedRun,
-    data: Mapping[str, Path] | None = None,
 ) -> Promoted:
     """Register a model with all that a lead decides by; a challenger that passed becomes the champion.
 
@@ -63,11 +63,10 @@ def run(
     Args:
         model: folder of the verdict's challenger, or of its champion.
         source: where the registry finds it: `s3://bucket/name`, or `runs:/RUN/folder`.
-        evaluation: folder of its evaluation and contact sheets, or the file alone.
+        evaluation: folder of its evaluation, contact sheets and held-out manifest, or the file alone.
         verdict: folder that the gate step wrote.
         registry: of which model.
         tracked: the run that gets the artifacts, if the version is new.
-        data: folders of data sets by name, whose manifests are kept with the version.
 
     Raises:
         DataError: evaluation, verdict and model don't belong together, or the champion is another by now.
@@ -79,7 +78,7 @@ def run(
     tags = {"gate": _gate(judged, digest), "gate_reasons": judged.reason[:TAG_LIMIT]}
     version = registry.register(source, digest=digest, run_id=tracked.run_id, tags=tags)
     registry.tag(version.number, tags)  # it may have been registered before, and judged again
-    _document(registry, version, tags, evaluation, data or {}, judged, verdict)
+    _document(registry, version, tags, evaluation, judged, verdict)
     if digest == judged.challenger:
         registry.set_alias(CHALLENGER, version.number)
     if not reason and CHAMPION not in version.aliases and "rolled_back_at" in version.tags:
@@ -96,14 +95,13 @@ def seat(
     *,
     registry: Registry,
     tracked: TrackedRun,
-    data: Mapping[str, Path] | None = None,
 ) -> str:
     """Make a model the first champion; where there is one already nothing changes. Returns the champion's version.
 
     The first needs no verdict: there is nothing yet that it could make worse, and something has to serve.
 
     Args:
-        model, source, evaluation, registry, tracked, data: as for `run`.
+        model, source, evaluation, registry, tracked: as for `run`.
 
     Raises:
         DataError: the evaluation is of another model.
@@ -116,7 +114,7 @@ def seat(
         raise DataError(f"the evaluation is of {found['model']}, not of {model} ({digest}); evaluate this model")
     tags = {"gate": FIRST, "gate_reasons": "the first champion: there was none to compare with"}
     version = registry.register(source, digest=digest, run_id=tracked.run_id, tags=tags)
-    _document(registry, version, tags, evaluation, data or {})
+    _document(registry, version, tags, evaluation)
     registry.promote(version.number)
     return version.number
 
@@ -172,12 +170,11 @@ def _document(
     version: Version,
     tags: Mapping[str, str],
     evaluation: Path,
-    data: Mapping[str, Path],
     judged: Verdict | None = None,
     verdict: Path | None = None,
 ) -> None:
     """Keep scores, pictures, manifests and verdict beside the version, and write the page that shows them."""
-    found = read(evaluation)
+    found, data = read(evaluation), _scored_on(evaluation)
     registry.put_evaluation(version.number, found)
     sheets = sorted(evaluation.glob("*.png"))  # none where it is the file alone
     files = [("", path) for path in sheets]
@@ -202,6 +199,12 @@ def _document(
         files=[EVALUATION, *(f"{folder}/{path.name}".lstrip("/") for folder, path in files)],
     )
     registry.describe(version.number, version_page.page(facts, version.description))
+
+
+def _scored_on(evaluation: Path) -> dict[str, Path]:
+    """The held-out data set, if the evaluation is a folder that keeps its manifest."""
+    folder = evaluation / HELD_OUT
+    return {HELD_OUT: folder} if folder.is_dir() else {}
 
 
 def _small(sheet: Path, folder: Path) -> Path:
