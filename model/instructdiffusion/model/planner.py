@@ -8,9 +8,11 @@ use to one large tensor. `bench/plan.py` holds it against trainings.
 
 from __future__ import annotations
 
+import gc
 import json
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +37,7 @@ from instructdiffusion.model.weights import SETTINGS
 NUMBER = 4  # bytes: weights, gradients and all sums are of 32 bits
 PARTS = ("unet", "vae", "text_encoder")
 WRITTEN = "a checkpoint being written"
+COLLECTED = 100  # operations from one collection of garbage to the next
 #: Numbers of split weights that DeepSpeed holds whole at most until the backward pass, and that it gathers in advance.
 LIVE, NEXT = 10**9, 5 * 10**7
 
@@ -198,9 +201,22 @@ def _step(objective: Objective, batch: tuple[Tensor, ...]) -> tuple[int, float]:
     for weight in objective.parameters():
         if weight.requires_grad:
             weight.register_post_accumulate_grad_hook(lambda w: setattr(w, "grad", None))
-    with _Held() as held, FlopCounterMode(display=False) as work:
+    with _collecting_nothing(), _Held() as held, FlopCounterMode(display=False) as work:
         objective(*batch, torch.Generator()).mean().backward()
     return held.most, work.get_total_flops()
+
+
+@contextmanager
+def _collecting_nothing() -> Iterator[None]:
+    """Leave it to others when garbage is collected, and let it cost little: what is there already is passed over."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 class _Held(TorchDispatchMode):
@@ -208,11 +224,14 @@ class _Held(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = self._now = 0
+        self.most = self._now = self._operations = 0
         self._known = weakref.WeakSet[Any]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        self._operations += 1
+        if self._operations % COLLECTED == 0:  # tensors that hold each other go at the same moment every time
+            gc.collect()
         for tensor in tree_iter(result):
             if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._known:
                 self._known.add(storage)
