@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -23,6 +25,12 @@ def plan(*arguments: str) -> str:
 def facts(*arguments: str) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(plan(*arguments, "--json"))
     return told
+
+
+def test_nothing_else_is_on_the_standard_output_of_json() -> None:
+    command = [sys.executable, "-m", "instructdiffusion.pipelines", "plan", "smoke", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert json.loads(ended.stdout)["learning"] > 0
 
 
 def test_hours_and_cost_follow_from_a_measured_rate() -> None:

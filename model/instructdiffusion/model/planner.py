@@ -153,7 +153,8 @@ def plan(run: Run, shapes: Shapes, processes: int, way: Way, libraries: int = 0)
     part, bucket = -(-n // processes), min(n, engine.BUCKET)  # of what is shared out; of gradients on their way
     samples = everything + frozen if run.samples_every else 0
     numbers = {
-        "weights": everything if stage < 3 else -(-everything // processes) + min(everything, LIVE),
+        "weights": everything if stage < 3 else -(-everything // processes),
+        "weights made whole": min(everything, LIVE) if stage == 3 else 0,
         "their average": part if stage == 3 else n,
         "weights as AdamW changes them": part if stage else 0,
         "AdamW's sums": 2 * (part if stage else n),

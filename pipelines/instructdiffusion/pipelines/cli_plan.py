@@ -34,7 +34,7 @@ def plan(
     processes: Annotated[int, typer.Option(min=1, help="of all machines together; one a GPU")] = 1,
     gpu: Annotated[str, typer.Option(help="kind of GPU, as H100; left out, on CPUs as of this machine")] = "",
     rate: Annotated[
-        float | None, typer.Option(min=0, help="triplets a second of a process, where it was measured")
+        float | None, typer.Option(min=1e-6, help="triplets a second of a process, where it was measured")
     ] = None,
     share: Annotated[float, typer.Option(min=0.01, max=1, help="of what a GPU computes at most, if not")] = 0.3,
     price: Annotated[float | None, typer.Option(min=0, help="of a process's hour, in whatever money")] = None,
@@ -88,6 +88,11 @@ def _planned(run: Run, model: Path | None, processes: int, gpu: str) -> tuple[Pl
 
 def _libraries() -> int:
     """Bytes that this process takes now, when it has imported what a training imports."""
+    import os
+
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # else it looks for a GPU, and says so on our output
     import deepspeed  # noqa: F401
     import psutil
 
