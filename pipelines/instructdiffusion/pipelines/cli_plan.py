@@ -90,9 +90,7 @@ def _libraries() -> int:
     """Bytes that this process takes now, when it has imported what a training imports."""
     import os
 
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cpu"
-    )  # else it looks for a GPU, and says so on our output
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for a GPU, and says so on our output
     import deepspeed  # noqa: F401
     import psutil
 
