@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test check fix setup base bench soak label-studio clean help
+.PHONY: demo test check fix setup environments base bench soak label-studio clean help
 
 # The stamps' names hold what was installed: a change of these files makes an environment out of date.
 READY := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
@@ -17,6 +17,8 @@ $(LABELS):  # apart: the server's pins suit no other program
 	@.ci/setup $@ --requirement labeling/label-studio.txt
 
 setup: $(READY)  ## build .venv, or bring it up to date
+
+environments: $(READY) $(LABELS)  ## build both environments, with --jobs 2 at once
 
 demo: $(READY) $(if $(filter label-studio,$(RANK)),$(LABELS))  ## run the whole system on this machine; the report goes to out/demo/
 	@.venv/bin/instructdiffusion demo $(if $(RANK),--rank $(RANK)) $(ARGS)
@@ -38,7 +40,8 @@ soak: $(READY)  ## kill a training 20 times, and look whether anything was lost 
 label-studio: $(READY) $(LABELS)  ## start the annotators' server on this machine
 	@.venv/bin/instructdiffusion label serve $(ARGS)
 
-test: $(READY) $(LABELS)  ## run the tests
+test:  ## run the tests
+	@$(MAKE) --no-print-directory --jobs 2 environments
 	@.venv/bin/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(READY)  ## lint, formatting, types, import contracts, links in docs
