@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from instructdiffusion.model.colors import MARKS, OBJECTS, TINTS, nearest
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.network import word_tokenizer
+from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.task import Ask, Task
 from instructdiffusion.model.tasks import TASKS, task_named, understand
 from instructdiffusion.model.tasks.keypoint import radius_of
@@ -98,6 +100,16 @@ def test_a_disc_has_the_papers_radius_and_never_less_than_a_cell() -> None:
     assert radius_of(256) == 10
     assert radius_of(512) == 20
     assert radius_of(64) == 3.5
+
+
+def test_most_training_scenes_have_few_joints_annotated_and_no_test_scene_has() -> None:
+    toy = Studio.toy()
+    train, test = (
+        [len(TASKS["keypoint"].stage(studio, Random(seed))[1]["joints"]) for seed in range(100)]
+        for studio in (replace(toy, split="train"), toy)
+    )
+    assert np.mean(np.array(train) <= 2) > 0.5 > 0.2 > np.mean(np.array(test) <= 2)
+    assert {1, 2, 5} <= {*train}
 
 
 def test_every_colour_is_nearest_to_itself_and_one_word_is_one_colour() -> None:
