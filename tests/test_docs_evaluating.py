@@ -12,6 +12,7 @@ import pytest
 from commands import ran
 from markdown_it import MarkdownIt
 
+from instructdiffusion.components.evidence import BenchmarkReport
 from instructdiffusion.components.policy import Policy
 from instructdiffusion.model.benchmark import Tools
 from instructdiffusion.model.benchmarks import benchmarks
@@ -60,7 +61,7 @@ def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "out" / name).mkdir(parents=True)
         (tmp_path / "out" / name / "evaluation.json").write_text(json.dumps(content))
     leak, safety = blocks("json")[1:]
-    (tmp_path / "leak.json").write_text(leak)
+    (tmp_path / "leak.json").write_text(leak.replace("sha256:...", "sha256:held-out", 1))
     (tmp_path / "safety.json").write_text(safety.replace("sha256:...", digest))
     (tmp_path / "policy.yaml").write_text(blocks("yaml")[0])
     (tmp_path / "train.json").write_text((BASE / "manifest.json").read_text())
@@ -75,6 +76,7 @@ def test_every_command_of_the_page_runs(papers: Path) -> None:
         ended = ran(line, Path())
         assert ended.exit_code == 0, (line, ended.output)
     found = json.loads((papers / "out/restoration/benchmark.json").read_text())
+    assert BenchmarkReport.model_validate(found).model == model_digest(None)
     assert found["values"]["psnr"]["bound"] > found["values"]["psnr"]["floor"]
     still = json.loads((papers / "out/still/benchmark.json").read_text())
     assert still["values"]["psnr"]["value"] == found["values"]["psnr"]["floor"]
@@ -85,7 +87,8 @@ def test_every_command_of_the_page_runs(papers: Path) -> None:
 
 
 def test_a_leak_and_a_gap_end_the_commands_of_the_page(papers: Path) -> None:
-    (papers / "leak.json").write_text('{"clean": false, "found": ["3.jpg", "4.jpg"], "held_out": 200}')
+    leak = json.loads((papers / "leak.json").read_text())
+    (papers / "leak.json").write_text(json.dumps({**leak, "clean": False, "found": ["3.jpg", "4.jpg"]}))
     (papers / "about.yaml").write_text("name: something\n")
     judged = ran(next(line for line in lines() if " gate " in line), Path())
     assert judged.exit_code == 1

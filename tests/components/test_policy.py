@@ -12,8 +12,9 @@ import pytest
 from components.promoting_page import SIGNED, run
 
 from instructdiffusion.components import gate
+from instructdiffusion.components.evidence import Evidence, Known, gathered
 from instructdiffusion.components.gate import verdict
-from instructdiffusion.components.policy import Evidence, Margins, Policy, Watch, gathered
+from instructdiffusion.components.policy import Margins, Policy, Watch
 from instructdiffusion.components.reconcile import Canary, Served, decide
 from instructdiffusion.components.registry import CHAMPION, Override, Registry, Version, refusal
 from instructdiffusion.components.tracking import Tracker
@@ -33,10 +34,14 @@ def evaluation(model: str = NEW, level: float = 6.0, background: float = 33.0, n
     return {"tasks": {"remove": {**row, "scores": scores, "also": also}}, "model": model, "data": DATA}
 
 
-def benchmark(editor: str = f"model@{NEW}", p95: float = 0.5, **value: Any) -> dict[str, Any]:
+LEAK = {"clean": True, "found": 0, "held_out": DATA, "trained": {"out/train": "sha256:train"}}
+PROBES = [{"name": "nude", "passed": True}, {"name": "face", "passed": False}]
+
+
+def benchmark(editor: str = f"model@{NEW}", data: str = "/data/wflw", p95: float = 0.5, **value: Any) -> dict[str, Any]:
     spec = {"name": "nme", "unit": "x", "better": "lower"}
-    nme = {"spec": spec, "value": 0.1, "low": 0.08, "high": 0.12, "missing": "", **value}
-    return {"benchmark": "faces", "editor": editor, "values": {"nme": nme}, "latency": {"p95": p95}}
+    nme = {"spec": spec, "value": 0.1, "low": 0.08, "high": 0.12, "n": 200, "missing": "", **value}
+    return {"benchmark": "faces", "editor": editor, "data": data, "values": {"nme": nme}, "latency": {"p95": p95}}
 
 
 BETTER, OLD = evaluation(level=7.0), evaluation("sha256:old")
@@ -44,7 +49,8 @@ BETTER, OLD = evaluation(level=7.0), evaluation("sha256:old")
 
 def held(policy: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> str:
     """Why a challenger that is better is refused by a policy; empty: it passed."""
-    found = verdict(BETTER, OLD, policy=Policy.model_validate(policy), known=known)
+    reports = Known.model_validate(known or {})
+    found = verdict(BETTER, OLD, policy=Policy.model_validate(policy), known=reports)
     assert found.passed == (not found.reasons)
     return "; ".join(found.reasons)
 
@@ -66,41 +72,72 @@ def test_a_floor_is_for_the_lower_end_of_the_interval() -> None:
 
 
 def test_a_planted_leak_is_refused_whether_a_report_was_asked_for_or_not() -> None:
-    leak = {"clean": False, "found": 3, "held_out": DATA}
-    assert held({}, {"leak": leak}) == "training saw held-out samples: 3"
-    assert held({}, {"leak": {**leak, "clean": True}}) == ""
-    listed = {"clean": False, "found": [{"held_out": "a", "train": "b"}], "held_out": 20}
+    assert held({}, {"leak": {**LEAK, "clean": False, "found": 3}}) == "training saw held-out samples: 3"
+    listed = {**LEAK, "clean": False, "found": [{"held_out": "a", "train": "b"}]}
     assert held({}, {"leak": listed}) == 'training saw held-out samples: 1, as {"held_out": "a", "train": "b"}'
-    assert held({}, {"leak": {"clean": True, "found": [], "held_out": 20}}) == ""
-    assert "looked at no held-out sample" in held({}, {"leak": {"clean": True, "found": [], "held_out": 0}})
+    assert held({"leak": "required"}, {"leak": LEAK}) == ""
     assert held({}) == ""
     assert "there is no report on leaks" in held({"leak": "required"})
-    elsewhere = {**leak, "clean": True, "held_out": "sha256:other"}
-    assert "is of sha256:other, not of the data scored on" in held({}, {"leak": elsewhere})
 
 
-def test_safety_probes_must_all_pass_and_be_of_this_model() -> None:
-    probes = [{"name": "nude", "passed": True}, {"name": "face", "passed": False}]
-    assert held({}, {"safety": {"model": NEW, "probes": probes}}) == "safety probes failed: face"
-    assert held({}, {"safety": {"model": NEW, "probes": probes[:1]}}) == ""
-    assert "another model" in held({}, {"safety": {"model": "sha256:old", "probes": probes[:1]}})
+def test_safety_probes_must_all_pass() -> None:
+    assert held({}, {"safety": {"model": NEW, "probes": PROBES}}) == "safety probes failed: face"
+    assert held({"safety": "required"}, {"safety": {"model": NEW, "probes": PROBES[:1]}}) == ""
     assert "no report of safety probes" in held({"safety": "required"})
     assert "no report of safety probes" in held({}, {"safety": {"model": NEW, "probes": []}})
+
+
+BUDGET = {"latency": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("policy", "known", "why"),
+    [
+        ({}, {"leak": {**LEAK, "held_out": "sha256:other"}}, "is of sha256:other, not of sha256:data; run: "),
+        ({}, {"leak": {"clean": True}}, "does not say what it is of; run: instructdiffusion data leaks DIR"),
+        ({}, {"leak": {**LEAK, "trained": {}}}, "does not say what was trained on; run: instructdiffusion data leaks"),
+        ({}, {"safety": {"model": "sha256:old", "probes": PROBES[:1]}}, "is of sha256:old, not of sha256:new; run: "),
+        ({}, {"safety": {"probes": PROBES[:1]}}, "does not say what it is of; run: instructdiffusion probe --model"),
+        (BUDGET, {"benchmarks": [benchmark("do-nothing")]}, "is of do-nothing, not of sha256:new; run: "),
+        (BUDGET, {"benchmarks": [benchmark("http://h:1")]}, "is of http://h:1, not of sha256:new; run: "),
+        (BUDGET, {"benchmarks": [benchmark("model@sha256:newer")]}, "is of sha256:newer, not of sha256:new; run: "),
+        (BUDGET, {"benchmarks": [benchmark("")]}, "does not say what it is of; run: instructdiffusion benchmark run f"),
+        (BUDGET, {"benchmarks": [benchmark("do-nothing")]}, "no benchmark's report of this model to take the latency"),
+        ({}, {"benchmarks": [benchmark("do-nothing")]}, "not of sha256:new"),
+    ],
+)
+def test_a_report_of_another_model_or_of_other_data_counts_for_nothing(
+    policy: dict[str, Any], known: dict[str, Any], why: str
+) -> None:
+    assert why in held(policy, known)
 
 
 def test_benchmarks_have_limits_on_the_side_that_hurts() -> None:
     assert held({"benchmarks": {"faces/nme": 0.12}}, {"benchmarks": [benchmark()]}) == ""
     assert "nme is 0.100" in held({"benchmarks": {"faces/nme": 0.11}}, {"benchmarks": [benchmark()]})
-    assert "faces/nme was not measured" in held({"benchmarks": {"faces/nme": 0.2}})
+    assert "faces/nme was not measured; run: " in held({"benchmarks": {"faces/nme": 0.2}})
+    assert "does not have it" in held({"benchmarks": {"faces/pck": 0.2}}, {"benchmarks": [benchmark()]})
     missing = benchmark(value=None, missing="no CLIP")
     assert "has no value: no CLIP" in held({"benchmarks": {"faces/nme": 1}}, {"benchmarks": [missing]})
-    other = benchmark(editor="model@sha256:old")
-    assert "another model" in held({"benchmarks": {"faces/nme": 1}}, {"benchmarks": [other]})
+    bare = benchmark(low=None)
+    assert "has no value: its interval is missing" in held({"benchmarks": {"faces/nme": 1}}, {"benchmarks": [bare]})
 
 
-def test_latency_has_a_budget() -> None:
-    assert held({"latency": 0.6}, {"benchmarks": [benchmark()]}) == ""
-    assert "the budget is 0.4 s" in held({"latency": 0.4}, {"benchmarks": [benchmark()]})
+def test_a_limit_may_name_the_data_and_how_many_samples_it_takes() -> None:
+    both = {"benchmarks": [benchmark(), benchmark(data="/data/300w", value=0.3, high=0.4)]}
+    assert "faces/nme is 0.300" in held({"benchmarks": {"faces/nme": 0.2}}, both)  # both count, whichever comes last
+    assert "faces/nme is 0.300" in held({"benchmarks": {"faces/nme": 0.2}}, {"benchmarks": both["benchmarks"][::-1]})
+    assert held({"benchmarks": {"faces/nme": {"min": 0.2, "data": "/data/wflw", "n": 200}}}, both) == ""
+    few = {"benchmarks": {"faces/nme": {"min": 0.2, "data": "/data/wflw", "n": 201}}}
+    assert "was measured on 200 samples, 201 are asked for" in held(few, both)
+    elsewhere = {"benchmarks": {"faces/nme": {"min": 0.2, "data": "/data/cofw"}}}
+    assert "was not measured on /data/cofw, only on /data/wflw, /data/300w; run: " in held(elsewhere, both)
+
+
+def test_latency_has_a_budget_for_every_report() -> None:
+    both = {"benchmarks": [benchmark(), benchmark(data="/data/300w", p95=0.3)]}
+    assert held({"latency": 0.6}, both) == ""
+    assert "take up to 0.500 s, the budget is 0.4 s" in held({"latency": 0.4}, both)
     assert "no benchmark's report" in held({"latency": 1})
 
 
@@ -134,7 +171,7 @@ def test_numbers_by_two_specs_are_not_compared() -> None:
 
 
 def test_the_step_reads_reports_and_shows_them_on_its_page(tmp_path: Path) -> None:
-    for name, content in {"new": BETTER, "old": OLD, "leak": {"clean": False, "found": "<3>"}}.items():
+    for name, content in {"new": BETTER, "old": OLD, "leak": {**LEAK, "clean": False, "found": "<3>"}}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     evidence = Evidence(leak=tmp_path / "leak.json")
     new, old = tmp_path / "new.json", tmp_path / "old.json"
@@ -142,15 +179,32 @@ def test_the_step_reads_reports_and_shows_them_on_its_page(tmp_path: Path) -> No
     assert not made.facts["passed"]
     page = (tmp_path / "out/verdict.html").read_text()
     assert "training saw held-out samples: &lt;3&gt;" in page
-    (tmp_path / "leak.json").write_text('{"clean": true}')  # another report is another verdict
+    (tmp_path / "leak.json").write_text(json.dumps(LEAK))  # another report is another verdict
     assert gate.run(new, old, tmp_path / "out", evidence=evidence).facts["passed"]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "content", "lacks"),
+    [
+        ("leak", {}, "clean: Field required"),
+        ("leak", {**LEAK, "clean": "yes"}, "clean: Input should be a valid boolean"),
+        ("leak", [], "Input should be a valid dictionary"),
+        ("safety", {"model": NEW}, "probes: Field required"),
+        ("safety", {"model": NEW, "probes": [{"passed": True}]}, r"probes\.0\.name: Field required"),
+        ("benchmarks", {"editor": "x", "values": {}, "latency": {}}, r"benchmark: .*latency\.p95: Field required"),
+        ("benchmarks", benchmark(spec={}), r"values\.nme\.spec\.better: Field required"),
+    ],
+)
+def test_a_report_that_lacks_something_is_one_line(evidence: str, content: Any, lacks: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(content))
+    given: Any = {evidence: [path] if evidence == "benchmarks" else path}
+    with pytest.raises(DataError, match=rf"report .*x\.json: .*{lacks}.*; is it another report\?$"):
+        gathered(Evidence(**given))
 
 
 def test_a_report_or_policy_that_is_something_else_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    path.write_text("{}")
-    with pytest.raises(DataError, match=r"report .*x\.json lacks clean"):
-        gathered(Evidence(leak=path))
     with pytest.raises(DataError, match="can't be read"):
         gathered(Evidence(safety=tmp_path / "none.json"))
     path.write_text("latency: fast\nfloor: {}\n")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from instructdiffusion.components import gate, probe
-from instructdiffusion.components.policy import Evidence, Policy
+from instructdiffusion.components.evidence import Evidence
+from instructdiffusion.components.policy import Policy
 from instructdiffusion.components.probe import REPORT, classifier, png, probes, removed, run
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.weights import model_digest

@@ -11,6 +11,8 @@ import pytest
 
 from instructdiffusion.components import screen, synthesize
 from instructdiffusion.components.evaluate import scores
+from instructdiffusion.components.evidence import Known
+from instructdiffusion.components.policy import Policy, checked
 from instructdiffusion.components.servers import Server
 from instructdiffusion.components.step import Made, once
 from instructdiffusion.components.storage import Store
@@ -139,6 +141,9 @@ def test_what_leaks_is_refused_or_left_out_and_the_report_kept(tmp_path: Path) -
     made = screen.run(*where)
     assert made.facts["leaks"]["clean"] is True
     assert made.facts["counts"] == {"denoise": 3}
+    scored = {"tasks": {}, "model": "sha256:m", "data": digest_of(tmp_path / "held-out/manifest.json")}
+    (check,) = checked(Policy(leak="required"), scored, Known.model_validate({"leak": made.facts["leaks"]}))
+    assert check.passed, check.told
     assert screen.run(*where).digest == made.digest
     with pytest.raises(DataError, match="3 of 3 triplets"):
         screen.run(*where, others=[str(tmp_path / "train")])

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from kfp import local
+from PIL import Image as Pillow
 
+from instructdiffusion.components.evidence import Evidence, gathered
 from instructdiffusion.components.measure import NOTHING, Measure, merge, orders, reports, run
 from instructdiffusion.components.policy import Policy, measured
 from instructdiffusion.components.settings import NAMES
@@ -47,9 +49,23 @@ def test_parts_are_put_together_by_benchmark_and_a_missing_one_is_named(tmp_path
         "semantic": 4,
     }  # of each kind of damage
     assert [path.parent.name for path in reports(made.path)] == ["restoration", "semantic"]
+    known = gathered(Evidence(benchmarks=reports(made.path)))
+    assert [(r.benchmark, r.model, r.data) for r in known.benchmarks] == [
+        ("restoration", "do-nothing", "embedded"),
+        ("semantic", "do-nothing", "embedded"),
+    ]
     assert merge([parts[-1]], tmp_path / "none").facts == {}
     with pytest.raises(DataError, match=r"part 2/2 in .*restoration is not finished"):
         merge(parts[:1], tmp_path / "half")
+
+
+def test_a_report_names_its_data_by_the_address_that_the_policy_gave(tmp_path: Path) -> None:
+    Pillow.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    sample = {"key": "1", "source": "red.png", "instruction": "Remove the dog.", "target": "red.png"}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(sample))
+    (order,) = orders(["editing"], Measure(data={"editing": "s3://bucket/edits"}))
+    part = run(order, Still, tmp_path / "part", data=lambda address: tmp_path).path
+    assert merge([part], tmp_path / "all").facts["editing"]["data"] == "s3://bucket/edits"
 
 
 def test_a_part_that_is_done_is_not_measured_again(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from instructdiffusion.components.evidence import Evidence, Known, gathered
 from instructdiffusion.components.gate_page import page, shown
-from instructdiffusion.components.policy import Check, Evidence, Margins, Policy, checked, gathered, watched
+from instructdiffusion.components.policy import Check, Margins, Policy, checked, watched
 from instructdiffusion.components.step import Made, made, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.model.errors import ConfigError, DataError
@@ -129,7 +130,7 @@ def verdict(
     margins: Margins | None = None,
     *,
     policy: Policy | None = None,
-    known: Mapping[str, Any] | None = None,
+    known: Known | None = None,
 ) -> Verdict:
     """Judge two evaluations of the same data; both as in evaluation.json.
 
@@ -140,7 +141,7 @@ def verdict(
     Args:
         margins: how sure to be; None: the policy's.
         policy: None: the default, which asks for nothing else.
-        known: what else is known of the challenger, as `gathered` reads it.
+        known: what else is known of the challenger; None: nothing.
 
     Raises:
         DataError: the evaluations are of different data, or a score is not a number.
@@ -163,7 +164,7 @@ def verdict(
             f"the alignment score does not rise over {over} beyond noise: {shown(rise)}, "
             f"its lower end must be above {margins.rise:g}"
         )
-    checks = checked(policy, challenger, known or {})
+    checks = checked(policy, challenger, known or Known())
     rose = [row.task for row in rows if row.over_champion is not None and row.over_champion.low > 0]
     flags = watched(policy, {name: (ours[name], theirs[name]) for name in rose})
     reasons += [check.told for check in checks if not check.passed]

@@ -100,6 +100,7 @@ def run(
         samples=wanted.samples,
         size=wanted.size or editor.resolution or benches.EMBEDDED_SIZE,
         seed=wanted.seed,
+        name=wanted.data,  # and not by a copy's folder: a policy may ask for data by its address
     )
     bench = benchmark_named(wanted.benchmark)
     score(bench, editor, out / bench.name, asked, part=(wanted.part, wanted.parts), progress=progress)

@@ -2,28 +2,30 @@
 
     name: release
     floors: {remove: 6.0, remove/background: 30.0}   # the lower end of the interval must reach it
-    benchmarks: {keypoints/oks_ap: 0.5}              # the same, of reports that `benchmark merge` wrote
+    benchmarks:                                      # the same, of reports that `benchmark merge` wrote
+      keypoints/oks_ap: 0.5
+      restoration/psnr: {min: 30.0, data: /data/gopro, n: 500}
     leak: required
     safety: required
     latency: 2.5
     watch: {drop: 1.0, refuse: true}
 
 Left out, a field asks for nothing; an empty policy is the default. A report that is given counts whatever the policy
-asks for: a leak that was found refuses.
+asks for: a leak that was found refuses, and so does a report of another model or of other data.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from instructdiffusion.components.evidence import BenchmarkReport, Known, LeakReport, SafetyReport, Value, stranger
 from instructdiffusion.components.measure import Measure
-from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.errors import ConfigError
 
 Need = Literal["optional", "required"]
 
@@ -52,6 +54,24 @@ class Watch(BaseModel):
     refuse: bool = Field(default=False, description="Refuse what is flagged; else a person is told to look.")
 
 
+class Limit(BaseModel):
+    """What a benchmark's metric must reach; written as a number, on whatever data and however many samples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    min: float = Field(
+        description="What the lower end of its interval must reach; where less is better, the most of the upper end."
+    )
+    data: str = Field(
+        "", description="What it must be measured on: a folder, an s3:// address, or embedded; empty: anything."
+    )
+    n: int = Field(0, ge=0, description="Independent samples that it must be measured on at least.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, given: Any) -> Any:
+        return {"min": given} if isinstance(given, int | float) else given
+
+
 class Probes(BaseModel):
     """What the safety probes ask for beside what they always do."""
 
@@ -69,9 +89,7 @@ class Policy(BaseModel):
     floors: dict[str, float] = Field(
         default={}, description="By task, or task/measure: what the lower end of its interval must reach."
     )
-    benchmarks: dict[str, float] = Field(
-        default={}, description="By benchmark/metric: the same; of metrics where less is better, the upper end."
-    )
+    benchmarks: dict[str, Limit] = Field(default={}, description="By benchmark/metric: the same of a report's value.")
     leak: Need = Field(default="optional", description="Whether the report on leaks must be there.")
     safety: Need = Field(default="optional", description="Whether the report of the safety probes must be there.")
     measure: Measure = Field(default=Measure(), description="How a pipeline measures these benchmarks.")
@@ -108,49 +126,28 @@ class Check(BaseModel):
     told: str
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Reports on the challenger, as files; None or empty: there is none."""
-
-    leak: Path | None = None
-    safety: Path | None = None
-    benchmarks: Sequence[Path] = field(default_factory=tuple)
-
-    @property
-    def paths(self) -> list[Path]:
-        """Those that are there."""
-        return [path for path in (self.leak, self.safety, *self.benchmarks) if path is not None]
-
-
-def gathered(evidence: Evidence) -> dict[str, Any]:
-    """The content of the reports.
-
-    Raises:
-        DataError: one can't be read; names it.
-    """
-    known: dict[str, Any] = {"benchmarks": [_read(path, "values", "latency") for path in evidence.benchmarks]}
-    if evidence.leak is not None:
-        known["leak"] = _read(evidence.leak, "clean")
-    if evidence.safety is not None:
-        known["safety"] = _read(evidence.safety, "probes")
-    return known
-
-
-def checked(policy: Policy, evaluation: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[Check, ...]:
+def checked(policy: Policy, evaluation: Mapping[str, Any], known: Known) -> tuple[Check, ...]:
     """Hold a challenger to what the policy asks for beside the comparison with the champion. A pure function.
 
     Raises:
         ConfigError: a floor names what was not evaluated.
     """
+    model, data = str(evaluation["model"]), str(evaluation["data"])
     checks = [_floor(name, least, evaluation["tasks"]) for name, least in policy.floors.items()]
-    reports = {report["benchmark"]: report for report in known.get("benchmarks", ())}
-    checks += [_benchmark(name, least, reports, evaluation) for name, least in policy.benchmarks.items()]
-    if "leak" in known or policy.leak == "required":
-        checks.append(_leak(known.get("leak"), evaluation))
-    if "safety" in known or policy.safety == "required":
-        checks.append(_safety(known.get("safety"), evaluation))
+    ours = []
+    for report in known.benchmarks:
+        name, command = f"benchmark {report.benchmark}", f"benchmark run {report.benchmark} --model DIR"
+        if why := stranger(f"the report of {name}", report.model, model, command):
+            checks.append(Check(name=name, passed=False, told=why))
+        else:
+            ours.append(report)
+    checks += [check for name, limit in policy.benchmarks.items() for check in _benchmark(name, limit, ours)]
+    if known.leak is not None or policy.leak == "required":
+        checks.append(_leak(known.leak, data))
+    if known.safety is not None or policy.safety == "required":
+        checks.append(_safety(known.safety, model))
     if policy.latency is not None:
-        checks.append(_latency(policy.latency, reports))
+        checks.append(_latency(policy.latency, ours))
     return tuple(checks)
 
 
@@ -191,61 +188,67 @@ def _floor(name: str, least: float, tasks: Mapping[str, Any]) -> Check:
     return Check(name=f"floor of {name}", passed=found["low"] >= least, told=told)
 
 
-def _benchmark(name: str, least: float, reports: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Check:
+def _benchmark(name: str, limit: Limit, reports: Sequence[BenchmarkReport]) -> list[Check]:
+    """A metric in every report of its benchmark, or in those of the data that the limit names."""
     bench, _, metric = name.partition("/")
-    title, report = f"benchmark {name}", reports.get(bench)
-    if report is None or metric not in report["values"]:
-        return Check(name=title, passed=False, told=f"{name} was not measured; run the benchmark and give its report")
-    value = report["values"][metric]
-    if str(evaluation["model"]) not in report["editor"]:
-        return Check(name=title, passed=False, told=f"{name} was measured on {report['editor']}, another model")
-    if value["value"] is None:
-        return Check(name=title, passed=False, told=f"{name} has no value: {value['missing']}")
-    lower = value["spec"]["better"] == "lower"
-    passed = value["high"] <= least if lower else value["low"] >= least
-    told = f"{name} is {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}], its limit {least:g}"
+    of_bench = [report for report in reports if report.benchmark == bench]
+    found = [report for report in of_bench if limit.data in ("", report.data)]
+    if found:
+        return [_limit(name, limit, report.data, report.values.get(metric)) for report in found]
+    there = f" on {limit.data}, only on {', '.join(report.data for report in of_bench)}" if of_bench else ""
+    told = f"{name} was not measured{there}; run: instructdiffusion benchmark run {bench}, and give its report"
+    return [Check(name=f"benchmark {name}", passed=False, told=told)]
+
+
+def _limit(name: str, limit: Limit, data: str, value: Value | None) -> Check:
+    title = f"benchmark {name} on {data}" if data else f"benchmark {name}"
+    if value is None:
+        return Check(name=title, passed=False, told=f"the report of {title} does not have it; run the benchmark again")
+    if value.value is None or value.low is None or value.high is None:
+        return Check(
+            name=title, passed=False, told=f"{name} has no value: {value.missing or 'its interval is missing'}"
+        )
+    if value.n < limit.n:
+        told = f"{name} was measured on {value.n} samples, {limit.n} are asked for; give the benchmark more --samples"
+        return Check(name=title, passed=False, told=told)
+    passed = value.high <= limit.min if value.spec.better == "lower" else value.low >= limit.min
+    told = f"{name} is {value.value:.3f} [{value.low:.3f}, {value.high:.3f}], its limit {limit.min:g}"
     return Check(name=title, passed=passed, told=told)
 
 
-def _leak(report: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> Check:
-    """`{"clean": bool, "found": [...], "held_out": number}`; a digest there must be that of the data scored on."""
+def _leak(report: LeakReport | None, data: str) -> Check:
+    """Clean, of the data scored on, and telling what was trained on: which that has to be nobody knows here."""
     if report is None:
         return Check(name="leak", passed=False, told="there is no report on leaks between training and held-out data")
-    looked, found = report.get("held_out"), report.get("found", "")
-    if isinstance(looked, str) and looked != evaluation["data"]:
-        return Check(name="leak", passed=False, told=f"the report on leaks is of {looked}, not of the data scored on")
-    if looked == 0:
-        return Check(name="leak", passed=False, told="the report on leaks looked at no held-out sample")
+    command = "data leaks DIR... --held-out DIR --out FILE"
+    if why := stranger("the report on leaks", report.held_out, data, command):
+        return Check(name="leak", passed=False, told=why)
+    if not report.trained:
+        told = f"the report on leaks does not say what was trained on; run: instructdiffusion {command}"
+        return Check(name="leak", passed=False, told=told)
+    if report.clean:
+        told = f"no leak was found in {', '.join(digest[:19] for digest in report.trained.values())}"
+        return Check(name="leak", passed=True, told=told)
+    found = report.found
     seen = f"{len(found)}, as {json.dumps(found[0])[:200]}" if isinstance(found, list) and found else found or ""
-    told = "no leak was found" if report["clean"] is True else f"training saw held-out samples: {seen}"
-    return Check(name="leak", passed=report["clean"] is True, told=told.rstrip(": "))
+    return Check(name="leak", passed=False, told=f"training saw held-out samples: {seen}".rstrip(": "))
 
 
-def _safety(report: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> Check:
-    """`{"model": digest, "probes": [{"name": text, "passed": bool}]}`."""
-    if report is None or not report["probes"]:
+def _safety(report: SafetyReport | None, model: str) -> Check:
+    if report is None or not report.probes:
         return Check(name="safety", passed=False, told="there is no report of safety probes")
-    if report.get("model", evaluation["model"]) != evaluation["model"]:
-        return Check(name="safety", passed=False, told=f"the safety probes are of {report['model']}, another model")
-    failed = [str(probe["name"]) for probe in report["probes"] if probe.get("passed") is not True]
-    told = f"safety probes failed: {', '.join(failed)}" if failed else f"{len(report['probes'])} safety probes passed"
+    if why := stranger("the report of safety probes", report.model, model, "probe --model DIR"):
+        return Check(name="safety", passed=False, told=why)
+    failed = [probe.name for probe in report.probes if not probe.passed]
+    told = f"safety probes failed: {', '.join(failed)}" if failed else f"{len(report.probes)} safety probes passed"
     return Check(name="safety", passed=not failed, told=told)
 
 
-def _latency(budget: float, reports: Mapping[str, Any]) -> Check:
+def _latency(budget: float, reports: Sequence[BenchmarkReport]) -> Check:
     if not reports:
-        return Check(name="latency", passed=False, told="there is no benchmark's report to take the latency from")
-    slowest = max(reports, key=lambda name: reports[name]["latency"]["p95"])
-    seconds = reports[slowest]["latency"]["p95"]
-    told = f"95 of 100 samples of {slowest} take up to {seconds:.3f} s, the budget is {budget:g} s"
+        told = "there is no benchmark's report of this model to take the latency from"
+        return Check(name="latency", passed=False, told=told)
+    slowest = max(reports, key=lambda report: report.latency.p95)
+    seconds = slowest.latency.p95
+    told = f"95 of 100 samples of {slowest.benchmark} take up to {seconds:.3f} s, the budget is {budget:g} s"
     return Check(name="latency", passed=seconds <= budget, told=told)
-
-
-def _read(path: Path, *needed: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"report {path} can't be read ({error}); make it again") from None
-    if not isinstance(content, dict) or not set(needed) <= content.keys():
-        raise DataError(f"report {path} lacks {', '.join(needed)}; is it another report?")
-    return content

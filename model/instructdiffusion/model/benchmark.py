@@ -58,13 +58,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Order:
-    """What to score on. `size` is the side of composed pictures and of people's crops; `samples` 0 means all."""
+    """What to score on. `size` is the side of composed pictures and of people's crops; `samples` 0 means all.
+
+    Reports call the data by `name`, or else by its folder.
+    """
 
     data: Path | None = None
     split: str = ""
     samples: int = 0
     size: int = EMBEDDED_SIZE
     seed: int = 0
+    name: str = ""
 
 
 class Judge(Protocol):

@@ -231,7 +231,7 @@ def _head(benchmark: Benchmark, endpoint: Endpoint, order: Order, parts: int, to
     return Head(
         benchmark=benchmark.name,
         editor=endpoint.name,
-        data=str(order.data or "embedded"),
+        data=order.name or str(order.data or "embedded"),
         split=order.split,
         samples=order.samples,
         size=order.size,

@@ -105,8 +105,9 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Decide whether a model may take the champion's place. A refusal ends with code 1."""
+    from instructdiffusion.components.evidence import Evidence
     from instructdiffusion.components.gate import run as judged
-    from instructdiffusion.components.policy import Evidence, Policy
+    from instructdiffusion.components.policy import Policy
 
     held_to = Policy.load(policy) if policy else Policy()
     facts = judged(

@@ -198,9 +198,9 @@ def gate(
     from pathlib import Path
 
     from instructdiffusion.components.champion import run as champion_of
+    from instructdiffusion.components.evidence import Evidence
     from instructdiffusion.components.gate import PAGE, run
     from instructdiffusion.components.measure import reports
-    from instructdiffusion.components.policy import Evidence
     from instructdiffusion.components.probe import REPORT
     from instructdiffusion.pipelines.inside import inside
 
