@@ -152,7 +152,8 @@ def test_what_leaks_is_refused_or_left_out(trained: Path, held_out: Path, tmp_pa
 
     report = screen(folder, tmp_path / "clean", held_out, drop=True)
     kept, manifest = list(read_triplets(tmp_path / "clean")), Manifest.load(tmp_path / "clean")
-    assert report.found == 2
+    assert (report.clean, report.found) == (True, 2)
+    assert report.trained == {str(tmp_path / "clean"): digest_of(tmp_path / "clean/manifest.json")}
     assert [t.key for t in kept] == [t.key for t in triplets]
     assert sum(manifest.counts.values()) == 60
     assert (manifest.made, manifest.parents) == ("screen", (digest_of(folder / "manifest.json"),))

@@ -72,7 +72,7 @@ class Report(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     clean: bool
-    found: int = Field(description="triplets that leak")
+    found: int = Field(description="triplets that leak; of a clean report those that were left out")
     by: dict[str, int] = Field(description="the same, by what they were recognised by")
     trained: dict[str, str] = Field(description="digests of manifests, by folder")
     held_out: str = Field(description="digest of the manifest of the triplets that are scored on")
@@ -154,7 +154,7 @@ def screen(
     drop: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Report:
-    """Let the shards in `source` through into `out`, if nothing in them leaks.
+    """Let the shards in `source` through into `out`, if nothing in them leaks; the report is of what comes through.
 
     Args:
         also: folders of shards that are trained on too; they are looked through, and nothing is dropped of them.
@@ -177,11 +177,13 @@ def screen(
         report.insist()
     if keys:
         _without(source, out, keys, report)
-    else:
-        manifest = Manifest.load(source)
-        for shard in manifest.shards:
-            share(source / shard.name, out / shard.name)
-        manifest.save(out)
+        rest = {folder: digest for folder, digest in report.trained.items() if folder != str(source)}
+        trained = {str(out): digest_of(out / MANIFEST), **rest}
+        return report.model_copy(update={"clean": True, "trained": trained})
+    manifest = Manifest.load(source)
+    for shard in manifest.shards:
+        share(source / shard.name, out / shard.name)
+    manifest.save(out)
     return report
 
 
