@@ -162,6 +162,13 @@ def test_the_background_is_compared_sample_by_sample() -> None:
     assert "fell by 2.00 dB" in verdict(one_in_ten, OLD).flags[0]
 
 
+def test_backgrounds_of_different_numbers_of_samples_are_not_compared() -> None:
+    short = evaluation(level=7.0)
+    short["tasks"]["remove"]["also"]["background"]["scores"].pop()
+    with pytest.raises(DataError, match="the background of remove was scored on 100 samples and on 99; evaluate both"):
+        verdict(short, OLD)
+
+
 def test_numbers_by_two_specs_are_not_compared() -> None:
     new, old = evaluation(level=7.0), evaluation("sha256:old")
     for version, found in enumerate((new, old), 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +86,39 @@ def test_versions_are_compared_sample_by_sample() -> None:
     assert found["remove/gain, red"].other == (5.5, 0, 9)
 
 
+def test_what_only_one_version_has_is_shown_as_missing_in_the_other() -> None:
+    one, other = evaluation(5.0), evaluation(5.5)
+    other["tasks"]["add"] = other["tasks"]["remove"]
+    other["tasks"]["remove"] = {**one["tasks"]["remove"], "also": {}, "slices": {}}
+    found = {d.name: d for d in differences(one, other)}
+    tasks = {"remove/gain", "remove/gain, red", "remove/background", "add/gain", "add/gain, red", "add/background"}
+    assert found.keys() == tasks
+    assert (found["add/gain"].one, found["add/gain"].other, found["add/gain"].n) == (None, (5.5, 4.5, 6.5), 50)
+    assert (found["remove/background"].one, found["remove/background"].other) == ((5.0, 4.0, 6.0), None)
+    assert (found["remove/gain, red"].one, found["remove/gain, red"].other) == ((5.0, 0, 9), None)
+    assert [d.name for d in found.values() if d.change] == ["remove/gain"]
+
+
 def test_versions_that_were_measured_differently_are_refused() -> None:
     with pytest.raises(DataError, match="remove was measured by two specs"):
         differences(evaluation(5.0), evaluation(5.0, spec={"version": 2}))
     with pytest.raises(DataError, match="on different data"):
         differences(evaluation(5.0), {**evaluation(5.0), "data": "sha256:other"})
+    with pytest.raises(DataError, match="remove/gain was scored on 50 samples and on 2; evaluate both on the same"):
+        differences(evaluation(5.0), evaluation(5.0, scores=[5.0, 5.0]))
 
 
 def test_the_command_shows_what_changed(
     tracker: Tracker, registry: Registry, tracking_server: Server, name: str, tmp_path: Path
 ) -> None:
     for level in (5.0, 5.5):
+        found = evaluation(level)
+        found["tasks"] |= {"add": found["tasks"]["remove"]} if level == 5.5 else {}
         tracked = tracker.open_run(name)
         version = registry.register(f"s3://b/{level}", digest=f"sha256:{level}", run_id=tracked.run_id)
-        registry.put_evaluation(version.number, evaluation(level))
+        registry.put_evaluation(version.number, found)
     variables = {**tracking_server.environment, NAMES["registered_model"]: name, "COLUMNS": "120"}
     ended = run(COMPARE, tmp_path, variables)
     assert ended.returncode == 0, ended.stderr
     assert "+0.500 (+0.500 to +0.500)" in ended.stdout
+    assert re.search(r"add/gain +missing +5\.500 \(4\.500 to 6\.500\)", ended.stdout)

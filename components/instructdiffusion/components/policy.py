@@ -160,16 +160,19 @@ def watched(policy: Policy, rose: Mapping[str, tuple[Mapping[str, Any], Mapping[
     """What looks like a reward that was hacked, of the tasks whose score rose (challenger's row, champion's row).
 
     The background is compared sample by sample: how hard a sample's background is cancels out.
+
+    Raises:
+        DataError: a background was scored on different numbers of samples.
     """
-    from instructdiffusion.model.interval import interval
+    from instructdiffusion.model.interval import interval, paired
 
     flags = []
     for name, rows in rose.items():
-        ours, theirs = (row.get("also", {}).get("background", {}).get("scores") for row in rows)
-        pairs = [a - b for a, b in zip(ours or (), theirs or (), strict=False) if a is not None and b is not None]
-        if not pairs:
+        ours, theirs = (row.get("also", {}).get("background", {}).get("scores") or () for row in rows)
+        changes = paired(f"the background of {name}", theirs, ours)
+        if not changes:
             continue
-        change, _, high = interval(pairs)
+        change, _, high = interval(changes)
         if -change > policy.watch.drop and high < 0:
             flags.append(
                 f"{name} rose while its background fell by {-change:.2f} dB: "

@@ -14,13 +14,16 @@ Span = tuple[float, float, float]  # mean, lower and upper end of its 95 % inter
 
 
 class Difference(BaseModel):
-    """A measure of two versions; `change` is of pairs of samples, null for a slice, whose samples are not kept."""
+    """A measure of two versions; null: a version does not have it.
+
+    `change` is of pairs of samples, null for a slice too, whose samples are not kept.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
     unit: str
-    one: Span
-    other: Span
+    one: Span | None
+    other: Span | None
     change: Span | None
     n: int
 
@@ -39,31 +42,29 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Differ
     if one["data"] != other["data"]:
         raise DataError("the versions were evaluated on different data; evaluate both on the same")
     found = []
-    for task in sorted(one["tasks"].keys() & other["tasks"].keys()):
-        rows = [version["tasks"][task] for version in (one, other)]
-        if rows[0]["metric"] != rows[1]["metric"] or rows[0].get("spec") != rows[1].get("spec"):
+    for task in sorted(one["tasks"].keys() | other["tasks"].keys()):
+        rows = [version["tasks"].get(task, {}) for version in (one, other)]
+        known, *more = [row for row in rows if row]
+        if any((row["metric"], row.get("spec")) != (known["metric"], known.get("spec")) for row in more):
             raise DataError(f"{task} was measured by two specs; evaluate both versions again, with the same version")
-        measures = {
-            rows[0]["metric"]: rows,
-            **{name: [row["also"].get(name) for row in rows] for name in rows[0]["also"]},
-        }
-        for name, (ours, theirs) in measures.items():
-            if theirs is not None:
-                found += _of(f"{task}/{name}", ours, theirs)
+        found += _of(f"{task}/{known['metric']}", *rows)
+        for name in {**rows[0].get("also", {}), **rows[1].get("also", {})}:
+            found += _of(f"{task}/{name}", *(row.get("also", {}).get(name, {}) for row in rows))
     return found
 
 
 def _of(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Difference]:
-    from instructdiffusion.model.interval import interval
+    """A measure and its slices; empty: a version does not have it."""
+    from instructdiffusion.model.interval import interval, paired
 
-    pairs = zip(one.get("scores", ()), other.get("scores", ()), strict=False)
-    changes = [b - a for a, b in pairs if a is not None and b is not None]
-    spans = [(row["value"], row["low"], row["high"]) for row in (one, other)]
-    unit = one["unit"]
-    change = interval(changes) if changes else None
-    found = [Difference(name=name, unit=unit, one=spans[0], other=spans[1], change=change, n=one["n"])]
-    for part, span in one["slices"].items():
-        if part in other["slices"]:
-            there = other["slices"][part]
-            found.append(Difference(name=f"{name}, {part}", unit=unit, one=span, other=there, change=None, n=0))
-    return found
+    known, rows = one or other, (one, other)
+    changes = paired(name, *(row.get("scores", ()) for row in rows))
+    spans = [(row["value"], row["low"], row["high"]) if row else None for row in rows]
+    measures = {name: (spans, interval(changes) if changes else None, known["n"])}
+    parts = [row.get("slices", {}) for row in rows]
+    for part in {**parts[0], **parts[1]}:
+        measures[f"{name}, {part}"] = ([slices.get(part) for slices in parts], None, 0)
+    return [
+        Difference(name=title, unit=known["unit"], one=before, other=after, change=change, n=n)
+        for title, ((before, after), change, n) in measures.items()
+    ]

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
+from instructdiffusion.model.errors import DataError
+
 
 def interval(scores: Sequence[float]) -> tuple[float, float, float]:
     """Mean, lower and upper end of its 95 % bootstrap interval."""
@@ -17,6 +19,19 @@ def interval(scores: Sequence[float]) -> tuple[float, float, float]:
         return mean, mean, mean
     result = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0))
     return float(values.mean()), float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def paired(what: str, before: Sequence[float | None], after: Sequence[float | None]) -> list[float]:
+    """What changed, sample by sample, where both have a score; nothing where either kept none.
+
+    Raises:
+        DataError: they are of different numbers of samples.
+    """
+    if not before or not after:
+        return []
+    if len(before) != len(after):
+        raise DataError(f"{what} was scored on {len(before)} samples and on {len(after)}; evaluate both on the same")
+    return [b - a for a, b in zip(before, after, strict=True) if a is not None and b is not None]
 
 
 def interval_of(

@@ -50,7 +50,7 @@ def compare(
         return
     rows = Table("measure", one, other, "change", box=SIMPLE_HEAD)
     for d in found:
-        spans = (f"{v:.3f} ({low:.3f} to {high:.3f})" for v, low, high in (d.one, d.other))
+        spans = (f"{s[0]:.3f} ({s[1]:.3f} to {s[2]:.3f})" if s else "[dim]missing[/]" for s in (d.one, d.other))
         change = "" if d.change is None else f"{d.change[0]:+.3f} ({d.change[1]:+.3f} to {d.change[2]:+.3f})"
         rows.add_row(d.name, *spans, change)
     Console().print(rows)
