@@ -15,8 +15,10 @@ from PIL import Image as Pillow
 
 from instructdiffusion.components import gate, promote
 from instructdiffusion.components.evaluate import HELD_OUT
+from instructdiffusion.components.policy import Check
 from instructdiffusion.components.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from instructdiffusion.components.tracking import Tracker
+from instructdiffusion.components.version_page import LEFT_OUT, LIMIT, SHEET, SHOWN, Facts, page
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.weights import model_digest
 
@@ -223,6 +225,55 @@ def test_notes_that_people_wrote_on_a_page_stay(models: Models, registry: Regist
     version = promoted(models, papers)
     registry.describe("2", version.description + "\nI looked at ten edits by hand.\n")
     assert promoted(models, papers).description.count("I looked at ten edits by hand.") == 1
+
+
+FLAGS = ("remove rose while its background fell by 3.00 dB", "add rose while its background fell by 2.00 dB")
+
+
+def facts(**changes: Any) -> Facts:
+    """A page's facts, of a challenger that was refused for many reasons."""
+    row = {
+        "metric": "iou",
+        "value": 0.7,
+        "floor": 0.0,
+        "bound": 1.0,
+        "n": 30,
+        "scores": [0.7 + part for part in SPREAD],
+    }
+    evaluation = {"tasks": {"referring": row}, "model": "sha256:new", "data": "sha256:d"}
+    checks = [Check(name="leak", passed=True, told="none"), Check(name="latency", passed=False, told="slow")]
+    judged = gate.verdict(evaluation, None).model_copy(update={"checks": (*checks, checks[0]), "flags": FLAGS})
+    known: dict[str, Any] = {"verdict": judged, "files": ["evaluation.json", SHEET, SHOWN], **changes}
+    return Facts("2", "f" * 32, "1", "refused", "; ".join(["add fell"] * 60), evaluation, **known)
+
+
+def test_a_page_says_how_many_checks_passed_and_what_to_look_at() -> None:
+    text = page(facts())
+    assert "\n- 2 of 3 checks of the policy `default` passed.\n" in text
+    for flag in FLAGS:
+        assert f"\n- To look at: {flag}.\n" in text
+    judged = gate.verdict(facts().evaluation, None)
+    assert "checks of the policy" not in page(facts(verdict=judged))
+    other = judged.model_copy(update={"challenger": "sha256:other", "flags": ("add rose",)})
+    assert "add rose" not in page(facts(verdict=other))  # it is of the challenger, and this is the champion's page
+
+
+@pytest.mark.parametrize("length", [0, 2000, 3000, 4000, 4500, 4900, 4970])
+@pytest.mark.parametrize("heading", ["", "**refused**: it fell.\n\n## Notes\n\n"])
+def test_notes_stay_whole_and_what_finds_no_room_beside_them_goes_in_whole_parts(length: int, heading: str) -> None:
+    notes = ("I looked at ten edits. " * 250)[:length].strip()
+    text = page(facts(), heading + notes)
+    assert len(text) <= LIMIT
+    assert text.endswith(f"## Notes\n\n{notes or 'Yours to write; what stands below this heading is kept.'}\n")
+    ours = text.partition("## Notes")[0].split("\n\n")[:-1]
+    whole = page(facts()).partition("## Notes")[0].split("\n\n")[:-1]
+    assert ours == [part for part in whole if part in ours] + [LEFT_OUT] * (LEFT_OUT in ours)
+    assert (ours == whole) == (length <= 3000)
+    assert page(facts(), text) == text
+
+
+def test_notes_that_fill_the_page_stay_as_they_are() -> None:
+    assert page(facts(), "x" * LIMIT) == "x" * LIMIT
 
 
 def test_a_version_that_is_not_there_is_not_promoted_and_changes_nothing(models: Models, registry: Registry) -> None:

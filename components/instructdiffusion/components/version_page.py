@@ -13,8 +13,9 @@ from urllib.parse import quote
 from instructdiffusion.components.gate import PAGE, Change, Verdict
 from instructdiffusion.components.registry import EVALUATION, kept
 
-LIMIT = 5000  # characters of a description
+LIMIT = 5000  # characters of a description: the width of MLflow's column, which a server's database holds it to
 NOTES = "## Notes"  # what follows belongs to people
+LEFT_OUT = "Some of this page found no room beside the notes; all of it is among the artifacts of the run."
 HEAD = ("task", "metric", "this version", "champion", "change", "floor to bound", "n", "gate")
 NONE = "–"
 SHEET, SHOWN = "sheet.png", "sheet-small.png"  # the contact sheet, and a copy that fits on the page
@@ -49,18 +50,35 @@ class Facts:
 
 
 def page(facts: Facts, before: str = "") -> str:
-    """The page in Markdown, with the notes that people left on the one `before`."""
-    parts = [f"**{facts.gate}**: {facts.reason}.", _held_against(facts), _table(facts), _reading(facts)]
+    """The page in Markdown, with the notes that people left on the one `before`.
+
+    The notes stay whole; of the rest whole parts are left out for which there is no room beside them. Where notes fill
+    the page it stays as it was.
+    """
+    parts = [f"**{facts.gate}**: {facts.reason}.", _held_against(facts), _judged(facts), _table(facts), _reading(facts)]
     parts += [*map(_data, facts.data), _links(facts), _decide(facts.number), _picture(facts)]
-    notes = f"{NOTES}{_notes(before)}"
-    text = "\n\n".join(filter(None, parts))[: LIMIT - len(notes) - 2]
-    return f"{text}\n\n{notes}"
+    notes = _notes(before)
+    if len(notes) > LIMIT:
+        return before
+    return "".join(f"{part}\n\n" for part in _fitting([*filter(None, parts)], LIMIT - len(notes))) + notes
 
 
 def _notes(before: str) -> str:
     _, found, notes = before.partition(NOTES)
-    notes = notes if found else f"\n\n{before}"  # a description that somebody wrote by hand
-    return f"\n\n{notes.strip() or 'Yours to write; what stands below this heading is kept.'}\n"[: LIMIT // 2]
+    notes = notes if found else before  # a description that somebody wrote by hand
+    return f"{NOTES}\n\n{notes.strip() or 'Yours to write; what stands below this heading is kept.'}\n"
+
+
+def _fitting(parts: Sequence[str], room: int) -> list[str]:
+    """The parts for which there is room, an empty line after each; where some are left out, that is said instead."""
+    if sum(len(part) + 2 for part in parts) <= room:
+        return [*parts]
+    fitting, room = list[str](), room - len(LEFT_OUT) - 2
+    for part in parts:
+        if len(part) + 2 <= room:
+            fitting.append(part)
+            room -= len(part) + 2
+    return [*fitting, LEFT_OUT] if room >= 0 else []
 
 
 def _held_against(facts: Facts) -> str:
@@ -73,8 +91,26 @@ def _held_against(facts: Facts) -> str:
     return "Held its place against a challenger." if is_champion else f"Held against {other}, the champion then."
 
 
+def _verdict(facts: Facts) -> Verdict | None:
+    """The verdict, where this version is the one that was judged."""
+    return facts.verdict if facts.verdict and facts.verdict.challenger == facts.evaluation["model"] else None
+
+
+def _judged(facts: Facts) -> str:
+    """What else the policy asked for, and what a person should look at."""
+    verdict = _verdict(facts)
+    if verdict is None:
+        return ""
+    lines = [f"- To look at: {flag}." for flag in verdict.flags]
+    if verdict.checks:
+        passed = sum(check.passed for check in verdict.checks)
+        lines.insert(0, f"- {passed} of {len(verdict.checks)} checks of the policy `{verdict.policy.name}` passed.")
+    return "\n".join(lines)
+
+
 def _table(facts: Facts) -> str:
-    rows = facts.verdict.rows if facts.verdict and facts.verdict.challenger == facts.evaluation["model"] else ()
+    verdict = _verdict(facts)
+    rows = verdict.rows if verdict else ()
     judged = {row.task: row for row in rows}
     table: list[tuple[str, ...]] = [HEAD]
     for task, score in facts.evaluation["tasks"].items():
