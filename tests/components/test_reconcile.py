@@ -28,7 +28,7 @@ from instructdiffusion.components.reconcile import (
     decide,
     record,
 )
-from instructdiffusion.components.registry import CHAMPION, PREVIOUS, Registry, Version
+from instructdiffusion.components.registry import CHAMPION, PREVIOUS, Override, Registry, Version
 from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.model.errors import ConfigError, ServiceError
 
@@ -37,7 +37,7 @@ AT_ONCE, SHARED = Canary(), Canary(10, timedelta(minutes=30))
 
 
 def version(number: str, **tags: str) -> Version:
-    return Version(number=number, source=f"s3://b/{number}", run_id="r", tags=tags, aliases=())
+    return Version(number=number, source=f"s3://b/{number}", run_id="r", tags={"gate": "passed", **tags}, aliases=())
 
 
 ONE, TWO = version("1", served_at=T0), version("2")
@@ -88,10 +88,11 @@ def test_what_a_rollback_took_out_of_service_is_not_returned_to() -> None:
 
 @pytest.fixture
 def three(registry: Registry, tracker: Tracker, name: str) -> Registry:
-    """A registry with three versions."""
+    """A registry with three versions that the gate let pass."""
     run = tracker.open_run(name)
     for number in "123":
-        registry.register(f"s3://bucket/{number}", digest=f"sha256:{number}", run_id=run.run_id)
+        tags = {"gate": "passed"}
+        registry.register(f"s3://bucket/{number}", digest=f"sha256:{number}", run_id=run.run_id, tags=tags)
     return registry
 
 
@@ -121,6 +122,22 @@ def test_what_is_served_follows_the_alias_and_a_rollback_returns(three: Registry
     stamp = three.version("1").tags[SERVED_AT]
     reconciler.once()  # a repeat changes nothing
     assert three.version("1").tags[SERVED_AT] == stamp
+
+
+def test_a_version_that_the_gate_never_saw_is_not_served_until_somebody_signs(three: Registry, tmp_path: Path) -> None:
+    reconciler = Reconciler(three, OnDisk(tmp_path))
+    three.set_alias(CHAMPION, "1")
+    reconciler.once()
+    three.tag("2", {"gate": None})
+    three.set_alias(CHAMPION, "2")
+    line = reconciler.once()
+    assert line.startswith("version 2 has not been through the gate; give the alias to another, or to promote it")
+    assert line.endswith("instructdiffusion promote 2 --override REASON --by NAME")
+    assert serving(three) == ["1"]
+    three.set_alias(CHAMPION, "1")
+    three.promote("2", Override("it was judged elsewhere", "Ada"))
+    reconciler.once()
+    assert serving(three) == ["2"]
 
 
 def test_a_version_that_can_not_be_served_is_told_once_and_what_served_serves_on(

@@ -185,6 +185,22 @@ def test_the_champion_moves_and_a_rollback_returns(tracker: Tracker, registry: R
         registry.rollback()
 
 
+def test_a_rollback_to_what_the_gate_did_not_let_pass_is_refused_and_changes_nothing(
+    tracker: Tracker, registry: Registry, name: str
+) -> None:
+    run = tracker.open_run(name)
+    for number in "12":
+        tags = {"gate": "passed"}
+        registry.register(f"s3://b/{number}", digest=f"sha256:{number}", run_id=run.run_id, tags=tags)
+        registry.promote(number)
+    for word, why in (("refused", "was refused by the gate"), (None, "has not been through the gate")):
+        registry.tag("1", {"gate": word})
+        with pytest.raises(ConfigError, match=f"version 1 {why}.*: instructdiffusion promote 1 --override REASON"):
+            registry.rollback()
+    assert numbers(registry) == {CHAMPION: "2", PREVIOUS: "1"}
+    assert "rolled_back_at" not in registry.version("2").tags
+
+
 def test_a_version_keeps_its_evaluation(tracker: Tracker, registry: Registry, name: str) -> None:
     run = tracker.open_run(name)
     number = registry.register("s3://b/m", digest=DIGEST, run_id=run.run_id).number

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, NoReturn, Protocol
 
-from instructdiffusion.components.registry import CHAMPION, GATE, PREVIOUS, Registry, Version, now, refusal
+from instructdiffusion.components.registry import CHAMPION, PREVIOUS, Registry, Version, now, refusal, signed
 from instructdiffusion.model.errors import InstructDiffusionError, ServiceError
 
 log = logging.getLogger(__name__)
@@ -101,9 +101,8 @@ def decide(champion: Version | None, served: Served, versions: Sequence[Version]
     if champion is None:
         return Action("nothing", "no version has the alias champion; give it to one: instructdiffusion promote VERSION")
     number = champion.number
-    if GATE in champion.tags and (refused := refusal(champion.tags)) and served.version != number:
-        fix = f"give the alias to another, or: instructdiffusion promote {number} --override REASON --by NAME"
-        return Action("nothing", f"version {number} {refused}; {fix}")
+    if served.version != number and (refused := refusal(champion.tags)):
+        return Action("nothing", f"version {number} {refused}; give the alias to another, or {signed(number)}")
     if served.version == number and not served.canary:
         if not served.ready:
             return Action("wait", served.why)

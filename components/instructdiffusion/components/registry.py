@@ -49,6 +49,11 @@ def refusal(tags: Mapping[str, str]) -> str:
     return f"was refused by the gate ({tags.get('gate_reasons', word)})" if word else "has not been through the gate"
 
 
+def signed(number: str) -> str:
+    """How a person gets a version past that."""
+    return f"to promote it even so: instructdiffusion promote {number} --override REASON --by NAME"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Version:
     """A registered version as the registry has it now."""
@@ -165,17 +170,20 @@ class Registry:
         if override is not None:
             self.tag(version.number, {OVERRIDE: override.reason, "override_by": override.by, "override_at": now()})
         elif refused := refusal(version.tags):
-            raise ConfigError(f"version {version.number} {refused}; to promote it even so: --override REASON --by NAME")
+            raise ConfigError(f"version {version.number} {refused}; {signed(version.number)}")
 
     def rollback(self) -> Version:
         """Make `previous` the champion again; a second rollback in a row is refused.
 
+        Like `promote` it takes only what the gate or a person vouches for.
+
         Raises:
-            ConfigError: there is no previous version.
+            ConfigError: there is no previous version, or the gate did not let it pass.
         """
         previous, current = self.at(PREVIOUS), self.at(CHAMPION)
         if previous is None:
             raise ConfigError(f"{self.model} has no previous version to return to; promote a version instead")
+        self._answered_for(previous, None)
         if current is not None:
             self.tag(current.number, {"rolled_back_at": now()})
         self.set_alias(CHAMPION, previous.number)
