@@ -185,6 +185,22 @@ def test_the_champion_moves_and_a_rollback_returns(tracker: Tracker, registry: R
         registry.rollback()
 
 
+def test_a_rollback_that_was_killed_after_the_alias_moved_blames_nobody_else(
+    tracker: Tracker, registry: Registry, name: str
+) -> None:
+    run = tracker.open_run(name)
+    for number in "12":
+        tags = {"gate": "passed"}
+        registry.register(f"s3://b/{number}", digest=f"sha256:{number}", run_id=run.run_id, tags=tags)
+        registry.promote(number)
+    registry.tag("2", {"rolled_back_at": "2026-01-01T12:00:00+00:00"})
+    registry.set_alias(CHAMPION, "1")  # and here it was killed
+    assert registry.rollback().number == "1"
+    assert "rolled_back_at" not in registry.version("1").tags
+    assert registry.version("2").tags["rolled_back_at"] == "2026-01-01T12:00:00+00:00"
+    assert numbers(registry) == {CHAMPION: "1", PREVIOUS: None}
+
+
 def test_a_rollback_to_what_the_gate_did_not_let_pass_is_refused_and_changes_nothing(
     tracker: Tracker, registry: Registry, name: str
 ) -> None:

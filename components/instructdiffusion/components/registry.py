@@ -175,7 +175,7 @@ class Registry:
     def rollback(self) -> Version:
         """Make `previous` the champion again; a second rollback in a row is refused.
 
-        Like `promote` it takes only what the gate or a person vouches for.
+        Like `promote` it takes only what the gate or a person vouches for, and a repeat finishes what was interrupted.
 
         Raises:
             ConfigError: there is no previous version, or the gate did not let it pass.
@@ -183,10 +183,11 @@ class Registry:
         previous, current = self.at(PREVIOUS), self.at(CHAMPION)
         if previous is None:
             raise ConfigError(f"{self.model} has no previous version to return to; promote a version instead")
-        self._answered_for(previous, None)
-        if current is not None:
-            self.tag(current.number, {"rolled_back_at": now()})
-        self.set_alias(CHAMPION, previous.number)
+        if current is None or current.number != previous.number:  # else one that was interrupted came this far
+            self._answered_for(previous, None)
+            if current is not None:
+                self.tag(current.number, {"rolled_back_at": now()})
+            self.set_alias(CHAMPION, previous.number)
         with explained(self.uri):
             self.client.delete_registered_model_alias(self.model, PREVIOUS)
         return self.version(previous.number)
