@@ -60,6 +60,7 @@ ONE, TWO = version("1", served_at=T0), version("2")
         (version("2", canary_at=T1), Served("1", True, canary="2", canary_ready=True), SHARED, "nothing"),
         (version("2", canary_at=T0), Served("1", True, canary="2", canary_ready=True), SHARED, "serve"),
         (ONE, Served("1", True, canary="2"), SHARED, "serve"),  # the alias went back: the canary ends
+        (version("1", served_at=T0, served_until=T1), Served("2", True), SHARED, "serve"),  # a rollback waits for none
     ],
 )
 def test_what_is_done_next_follows_from_alias_tags_and_what_is_served(

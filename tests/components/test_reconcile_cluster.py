@@ -260,6 +260,20 @@ def test_a_new_version_starts_with_a_share_and_takes_over_after_its_time(
     assert CANARY_AT not in two.version("2").tags
 
 
+def test_a_rollback_takes_the_traffic_back_at_once(two: Registry, driven: Driven, cluster: Cluster) -> None:
+    reconciler = Reconciler(two, driven, poll=0)
+    for number in "12":
+        two.promote(number)
+        reconciler.once()
+        two.tag(number, {CANARY_AT: "2026-01-01T00:00:00+00:00"})
+    reconciler.once()
+    assert cluster.spec()["predictor"]["name"] == "v2"
+    two.rollback()
+    assert reconciler.once() == "version 1 serves at http://edits.ml.example.org"
+    assert cluster.spec()["predictor"]["name"] == "v1"
+    assert "canary" not in cluster.spec()
+
+
 def test_the_command_of_the_page_gives_the_champion_to_kserve(two: Registry, cluster: Cluster, tmp_path: Path) -> None:
     two.set_alias(CHAMPION, "1")
     over = threading.Event()

@@ -44,7 +44,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Canary:
-    """How a new version starts: with a share of the traffic, for a while; 0 percent: with all of it at once."""
+    """How a version starts that never served: with a share of the traffic, for a while; 0 percent: with all at once."""
 
     percent: int = 0
     hold: timedelta = timedelta(0)
@@ -108,8 +108,8 @@ def decide(champion: Version | None, served: Served, versions: Sequence[Version]
             return Action("wait", served.why)
         changes = record(versions, number, at)
         return Action("record") if changes.tags else Action("nothing", f"version {number} serves at {served.address}")
-    if served.version == number or not served.version or not canary.percent:
-        return Action("serve")
+    if served.version == number or not served.version or not canary.percent or SERVED_AT in champion.tags:
+        return Action("serve")  # a version that has served needs no trial: a rollback must not wait for one
     if served.canary != number:
         return Action("try")
     if not served.canary_ready:
