@@ -117,7 +117,7 @@ def test_v2_describes_the_tensors(deployment: Deployment) -> None:
 V1 = {
     "no instances": ({}, "instances: missing"),
     "an empty list": ({"instances": []}, "instances: .*at least 1"),
-    "three pictures": ({"instances": [{}, {}, {}]}, "3 pictures in a request, the limit is 2"),
+    "three pictures": ({"instances": [{}, {}, {}]}, "instances: 3 pictures in a request, the limit is 2"),
     "a wrong one": ({"instances": [{}, {"steps": 51}]}, r"instances\[1\]\.steps: 51, the limit is 50"),
     "a misspelt field": ({"instances": [{"stepz": 1}]}, r"instances\[0\]\.stepz: no such field; there are .*steps"),
     "an address": ({"instances": [{"image": "http://a/b.png"}]}, r"instances\[0\]\.image: send the picture itself"),
@@ -147,7 +147,10 @@ def test_another_model_is_refused_by_name(deployment: Deployment, picture: Image
         asked("v1", lambda client: client.infer(deployment.address, body, model_name="zebra"))
 
 
-def test_many_pixels_over_several_pictures_are_refused(deployment: Deployment) -> None:
-    body = {"instances": [instance(np.zeros((600, 1000, 3), np.uint8))] * 2}
-    with pytest.raises(httpx.HTTPStatusError, match=r"1200000 pixels in a request, the limit is 1000000.*'413 "):
+def test_many_pixels_over_several_pictures_are_refused_before_one_is_decoded(deployment: Deployment) -> None:
+    short = png_of(np.zeros((600, 1000, 3), np.uint8))[:-60]  # its decoder would complain
+    body = {"instances": [{"image": base64.b64encode(short).decode(), "instruction": INSTRUCTION}] * 2}
+    with pytest.raises(
+        httpx.HTTPStatusError, match=r"instances: 1200000 pixels in a request, the limit is 1000000.*'413 "
+    ):
         asked("v1", lambda client: client.infer(deployment.address, body, model_name=MODEL))

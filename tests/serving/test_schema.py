@@ -20,6 +20,7 @@ from instructdiffusion.serving.schema import (
     Runs,
     TooLarge,
     found_of,
+    pixels_of,
     png_of,
     read_picture,
 )
@@ -78,6 +79,10 @@ def test_too_many_bytes_are_refused_with_the_limit() -> None:
 def test_a_picture_cut_short_is_refused(picture: Image) -> None:
     with pytest.raises(DataError, match="damaged or cut short"):
         read_picture(png_of(picture)[:-60])
+
+
+def test_a_picture_is_measured_by_its_header_alone(picture: Image) -> None:
+    assert pixels_of(png_of(picture)[:-60]) == 48 * 80
 
 
 def test_16_bit_samples_are_refused_rather_than_clipped() -> None:

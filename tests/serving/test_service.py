@@ -8,10 +8,11 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
+from threading import Lock
 from typing import Any
 
 import httpx
@@ -25,7 +26,8 @@ from instructdiffusion.model.errors import DataError, ServiceError
 from instructdiffusion.model.task import Image
 from instructdiffusion.model.tasks import TASKS, understand
 from instructdiffusion.serving.client import Client, Source
-from instructdiffusion.serving.schema import Joints, Nothing, Region, png_of, read_picture
+from instructdiffusion.serving.schema import EditRequest, Joints, Nothing, Region, png_of, read_picture
+from instructdiffusion.serving.service import Service
 
 STEPS = 2  # enough to tell one edit from another
 
@@ -211,6 +213,18 @@ def eventually(call: Callable[[], httpx.Response], status: int) -> httpx.Respons
             return answer
         time.sleep(0.1)
     return answer
+
+
+def test_a_picture_is_decoded_when_its_turn_comes(picture: Image) -> None:
+    service: Any = object.__new__(Service.inner)  # without an editor: it does not come so far
+    service.lock = Lock()
+    edit = EditRequest(image=png_of(picture)[:-60], instruction="remove the dog")
+    with ThreadPoolExecutor(1) as thread:
+        with service.lock:
+            waiting = thread.submit(service.edited, [edit], "")
+            assert not wait([waiting], timeout=0.3).done
+        with pytest.raises(DataError, match="image: the PNG data is damaged"):
+            waiting.result(10)
 
 
 def test_the_metrics_count_edits_and_refusals(deployment: Deployment, client: Client, picture: Image) -> None:

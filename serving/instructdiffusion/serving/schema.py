@@ -46,12 +46,32 @@ class TooLarge(DataError):
 def read_picture(data: bytes, field: str = "image", limits: Settings = LIMITS) -> Image:
     """Decode a PNG, JPEG or WebP picture, turned upright, as uint8 height x width x 3; alpha is dropped.
 
-    The size is read from the header before any pixel is, so a small file can't unfold to a huge picture.
+    Its header is checked before any pixel is read, so a small file can't unfold to a huge picture.
 
     Raises:
         DataError: not such a picture, cut short, or a side out of range; the line starts with `field`.
         TooLarge: more bytes or pixels than the limits.
     """
+    picture = _opened(data, field, limits)
+    try:
+        upright = PIL.ImageOps.exif_transpose(picture).convert("RGB")
+    except Exception as error:
+        raise DataError(f"{field}: the {picture.format} data is damaged or cut short; send it again") from error
+    return np.asarray(upright)
+
+
+def pixels_of(data: bytes, field: str = "image", limits: Settings = LIMITS) -> int:
+    """How many pixels a picture has by its header, which is all that is read of it.
+
+    Raises:
+        DataError, TooLarge: as `read_picture` does for what the header tells.
+    """
+    width, height = _opened(data, field, limits).size
+    return width * height
+
+
+def _opened(data: bytes, field: str, limits: Settings) -> PIL.Image.Image:
+    """The picture with its header checked, and no pixel decoded."""
     if len(data) > limits.max_bytes:
         raise TooLarge(f"{field}: {len(data)} bytes, the limit is {limits.max_bytes}; send a smaller picture")
     try:
@@ -61,11 +81,7 @@ def read_picture(data: bytes, field: str = "image", limits: Settings = LIMITS) -
     except Exception as error:  # the decoders raise anything from OSError to struct.error
         raise DataError(f"{field}: not a picture that can be read; send {', '.join(FORMATS)}") from error
     _check_size(picture, field, limits.max_pixels)
-    try:
-        upright = PIL.ImageOps.exif_transpose(picture).convert("RGB")
-    except Exception as error:
-        raise DataError(f"{field}: the {picture.format} data is damaged or cut short; send it again") from error
-    return np.asarray(upright)
+    return picture
 
 
 def _check_size(picture: PIL.Image.Image, field: str, most: int) -> None:

@@ -26,14 +26,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.task import Image
 from instructdiffusion.serving import about
 from instructdiffusion.serving.bodies import EDIT_BODY, INFER, PREDICT, REFUSALS, edit_request
 from instructdiffusion.serving.guard import VERSION_HEADER, Guard, Pace
 from instructdiffusion.serving.inference import InferRequest, PredictRequest, PredictResponse
 from instructdiffusion.serving.metrics import metrics
 from instructdiffusion.serving.reading import answer_of
-from instructdiffusion.serving.schema import EditRequest, EditResponse, TooLarge, complaint, read_picture
+from instructdiffusion.serving.schema import EditRequest, EditResponse, TooLarge, complaint, pixels_of, read_picture
 from instructdiffusion.serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -182,23 +181,28 @@ class Service:
         return JSONResponse(body.answer(SETTINGS.name, VERSION, answers))
 
     def edited(self, edits: Sequence[EditRequest], where: str) -> list[EditResponse]:
-        """The answers to one request; all of it is checked before the first picture is edited.
+        """The answers to one request. All of it is checked, pictures by their headers, before the first is edited.
 
         Raises:
             ConfigError, DataError: something in it is wrong or over its limit; `where` comes before a field's name.
         """
+        several = where.partition("[")[0]  # the field that holds them; one picture alone has met its own limit
         if len(edits) > SETTINGS.max_pictures:
-            raise DataError(f"{len(edits)} pictures in a request, the limit is {SETTINGS.max_pictures}; send several")
-        pictures = [_checked(edit, where.format(i)) for i, edit in enumerate(edits)]
-        pixels = sum(picture.shape[0] * picture.shape[1] for picture in pictures)
+            raise DataError(
+                f"{several}: {len(edits)} pictures in a request, the limit is {SETTINGS.max_pictures}; send several"
+            )
+        pixels = sum(_checked(edit, where.format(i)) for i, edit in enumerate(edits))
         if pixels > SETTINGS.max_pixels:
-            raise TooLarge(f"{pixels} pixels in a request, the limit is {SETTINGS.max_pixels}; send several")
-        return [self.answer(edit, picture) for edit, picture in zip(edits, pictures, strict=True)]
+            raise TooLarge(f"{several}: {pixels} pixels in a request, the limit is {SETTINGS.max_pixels}; send several")
+        return [self.answer(edit, where.format(i)) for i, edit in enumerate(edits)]
 
-    def answer(self, request: EditRequest, picture: Image) -> EditResponse:
+    def answer(self, request: EditRequest, where: str) -> EditResponse:
         """Edit one picture, and count it."""
         options = request.model_dump(exclude={"image", "instruction"}, exclude_none=True)
-        with self.lock:  # one pipeline, whose scheduler keeps state between steps
+        # One pipeline, whose scheduler keeps state between steps. Those who wait for it hold files only, for a
+        # file may unfold to a thousand times its size.
+        with self.lock:
+            picture = read_picture(request.image, f"{where}image", SETTINGS)
             edit = self.editor.edit(picture, request.instruction, **options)
         task = edit.ask.task if edit.ask else None
         PACE.took(edit.seconds)
@@ -220,8 +224,8 @@ def _json(answer: BaseModel) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _checked(edit: EditRequest, where: str) -> Image:
-    """The picture of a request whose task and steps are what they may be."""
+def _checked(edit: EditRequest, where: str) -> int:
+    """The pixels of a request whose task and steps are what they may be, as its picture's header says."""
     from instructdiffusion.model.tasks import TASKS
 
     problems = []
@@ -231,7 +235,7 @@ def _checked(edit: EditRequest, where: str) -> Image:
         problems.append(f"{where}steps: {edit.steps}, the limit is {SETTINGS.max_steps}")
     if problems:
         raise ConfigError("; ".join(problems))
-    return read_picture(edit.image, f"{where}image", SETTINGS)
+    return pixels_of(edit.image, f"{where}image", SETTINGS)
 
 
 app.include_router(about.router(SETTINGS, VERSION, _package_version()))
