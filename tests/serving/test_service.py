@@ -5,11 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-import socket
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from threading import Lock
@@ -130,7 +126,7 @@ PICTURES = {
     "nothing": (b"", 400, "image: "),
     "a bomb": (bomb(), 413, "image: far over 1000000 pixels, the limit"),
     "many bytes": (b"x" * (17 * 2**20), 413, "image: 17825792 bytes, the limit is 16777216"),
-    "far too many bytes": (b"x" * (23 * 2**20), 413, "image: a request of .*bytes, the limit is 22435157"),
+    "far too many bytes": (b"x" * (23 * 2**20), 413, "image: over 22435157 bytes in a request, the limit"),
 }
 
 
@@ -148,7 +144,7 @@ def test_a_body_that_hides_its_length_meets_the_same_limit(deployment: Deploymen
 
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     answer = httpx.post(f"{deployment.address}/edit", content=chunks(), headers=headers)
-    assert_refused(answer, 413, "image: the limit of a request is 22435157 bytes")
+    assert_refused(answer, 413, "image: over 22435157 bytes in a request, the limit")
 
 
 def test_a_missing_picture_is_named(deployment: Deployment) -> None:
@@ -189,30 +185,6 @@ def test_a_body_that_can_not_be_read_is_refused(
 ) -> None:
     answer = httpx.post(f"{deployment.address}/edit", content=body, headers={"Content-Type": kind})
     assert_refused(answer, status, line)
-
-
-def test_beyond_its_queue_the_service_says_when_to_come_again(deployment: Deployment, picture: Image) -> None:
-    """Four requests whose body is still on its way take all the places."""
-    address = httpx.URL(deployment.address)
-    head = f"POST /edit HTTP/1.1\r\nHost: {address.host}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
-    with ExitStack() as stack:
-        for _ in range(4):
-            waiting = stack.enter_context(socket.create_connection((address.host, address.port)))
-            waiting.sendall(head.encode())
-        answer = eventually(lambda: post(deployment, FORM, b"x"), 429)
-        assert_refused(answer, 429, r"4 requests wait, the limit is 4; retry in \d+ s")
-        assert int(answer.headers["Retry-After"]) >= 1
-        assert httpx.get(f"{deployment.address}/readyz").status_code == 200
-    assert eventually(lambda: post(deployment, FORM | {"steps": "1"}, png_of(picture)), 200).json()["picture"]
-
-
-def eventually(call: Callable[[], httpx.Response], status: int) -> httpx.Response:
-    """Call until the answer has this status: a connection is noticed, or given up, a moment later."""
-    for _ in range(100):
-        if (answer := call()).status_code == status:
-            return answer
-        time.sleep(0.1)
-    return answer
 
 
 def test_a_picture_is_decoded_when_its_turn_comes(picture: Image) -> None:

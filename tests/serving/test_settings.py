@@ -14,8 +14,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 
 def test_every_setting_is_read() -> None:
-    numbers = {"max_bytes": 2000, "max_pixels": 3000, "max_steps": 4, "max_pictures": 5, "max_waiting": 6}
-    given = {"name": "mine", "version": "8", "models": "/elsewhere", **numbers}
+    numbers = {"max_bytes": 2000, "max_pixels": 3000, "max_steps": 4, "max_pictures": 5}
+    given = {"name": "mine", "version": "8", "models": "/elsewhere", "max_arrival": 6, "max_waiting": 7, **numbers}
     settings = Settings.from_environment({NAMES[field]: str(value) for field, value in given.items()})
     assert settings.model_dump() == given
 

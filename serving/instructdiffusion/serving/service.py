@@ -23,7 +23,6 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.serving import about
@@ -105,7 +104,6 @@ app = FastAPI(
     docs_url=None,
     redoc_url=None,
 )
-app.add_middleware(RequestBodyLimitMiddleware, max_body_size=SETTINGS.max_body)
 app.add_middleware(Guard, settings=SETTINGS, pace=PACE, version=VERSION)
 
 
@@ -126,8 +124,6 @@ async def _wrong(request: Request, error: DataError | ConfigError) -> Response:
 
 @app.exception_handler(HTTPException)
 async def _refused(request: Request, error: HTTPException) -> Response:
-    if error.status_code == 413:  # a body that did not announce its length
-        return _refusal(413, f"image: the limit of a request is {SETTINGS.max_body} bytes; send a smaller picture")
     return _refusal(error.status_code, f"{request.url.path}: {error.detail}")
 
 

@@ -31,6 +31,7 @@ class Settings(BaseModel):
     max_pixels: int = Field(16 * 2**20, ge=2**8, le=2**27, description="Pixels of a request's pictures.")
     max_steps: int = Field(100, ge=1, le=1000, description="Denoising steps that a request may ask for.")
     max_pictures: int = Field(8, ge=1, le=1000, description="Pictures in one V1 or V2 request.")
+    max_arrival: int = Field(60, ge=1, le=300, description="Seconds that a request may take to arrive.")
     max_waiting: int = Field(16, ge=1, le=10_000, description="Requests for edits, waiting or at work; more get a 429.")
 
     @property
