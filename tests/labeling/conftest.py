@@ -36,12 +36,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def labels(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Labels]:
-    """Label Studio and a store, started by the command. A fresh database is kept for the next time."""
-    out, port = tmp_path_factory.mktemp("labels"), free_ports(1)[0]
+def fresh(pytestconfig: pytest.Config) -> Path:
+    """A folder that keeps a fresh database for the next time, and the keys to it; `labels` fills it."""
     pins = hashlib.sha256((ROOT / "labeling" / "label-studio.txt").read_bytes()).hexdigest()
     assert pytestconfig.cache is not None
-    fresh = pytestconfig.cache.mkdir(f"label-studio-{pins[:12]}")
+    return pytestconfig.cache.mkdir(f"label-studio-{pins[:12]}")
+
+
+@pytest.fixture(scope="session")
+def labels(tmp_path_factory: pytest.TempPathFactory, fresh: Path) -> Iterator[Labels]:
+    """Label Studio and a store, started by the command."""
+    out, port = tmp_path_factory.mktemp("labels"), free_ports(1)[0]
     if (fresh / KEYS).exists():
         shutil.copytree(fresh, out / "label-studio")
     command = [sys.executable, "-m", "instructdiffusion.pipelines", "label", "serve"]
