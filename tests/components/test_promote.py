@@ -13,12 +13,14 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image as Pillow
 
-from instructdiffusion.components import gate, promote
+from instructdiffusion.components import gate, promote, train
 from instructdiffusion.components.evaluate import HELD_OUT
 from instructdiffusion.components.policy import Check
 from instructdiffusion.components.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
+from instructdiffusion.components.step import data_digest
 from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.components.version_page import LEFT_OUT, LIMIT, SHEET, SHOWN, Facts, page
+from instructdiffusion.model.data.shards import Manifest
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.weights import model_digest
 
@@ -160,14 +162,19 @@ def papers(models: Models, tmp_path: Path) -> Path:
     return folder
 
 
+def manifest(folder: Path, split: str, counts: dict[str, int], licence: str) -> Path:
+    """A folder with the manifest of a data set."""
+    folder.mkdir(exist_ok=True)
+    Manifest(size=64, split=split, seed=0, counts=counts, shards=(), licences=(licence,)).save(folder)
+    return folder
+
+
 def promoted(models: Models, papers: Path) -> Version:
-    """Promote `new` with all its papers, the manifest of its held-out data among them."""
-    data = papers / HELD_OUT
-    data.mkdir(exist_ok=True)
-    manifest = {"counts": {"referring": 30}, "licences": ["CC0-1.0"], "split": "test"}
-    (data / "manifest.json").write_text(json.dumps(manifest))
+    """Promote `new` with all its papers, the manifests of what it was trained and scored on among them."""
+    manifest(papers / HELD_OUT, "test", {"referring": 30}, "CC0-1.0")
     run = models.tracker.open_run(models.name, key=models.name)
-    run.dataset("train-64px", digest="sha256:t", source="s3://b/t", context="training", counts={"referring": 900})
+    data = manifest(models.folder / "latents", "train", {"referring": 900}, "CC-BY-4.0")
+    train.track(run, data, "train-64px", "s3://b/t")
     verdict = models.judge("new", "old")
     known: dict[str, Any] = {"registry": models.registry, "tracked": run}
     found = promote.run(models.folder / "new", "s3://bucket/new", papers, verdict, **known)
@@ -179,8 +186,9 @@ def test_all_that_a_decision_needs_lies_beside_the_version(models: Models, regis
     top = {item.path for item in registry.client.list_artifacts(version.run_id, "version-2") if not item.is_dir}
     names = ("evaluation.json", "referring.png", "sheet-small.png", "sheet.png", "verdict.html", "verdict.json")
     assert top == {f"version-2/{name}" for name in names}
-    data = registry.client.list_artifacts(version.run_id, "version-2/data/held-out")
-    assert [item.path for item in data] == ["version-2/data/held-out/manifest.json"]
+    for name in ("held-out", "training"):
+        data = registry.client.list_artifacts(version.run_id, f"version-2/data/{name}")
+        assert [item.path for item in data] == [f"version-2/data/{name}/manifest.json"]
 
 
 def test_the_page_of_a_version_lets_a_lead_decide(models: Models, registry: Registry, papers: Path) -> None:
@@ -200,9 +208,9 @@ def test_the_page_of_a_version_lets_a_lead_decide(models: Models, registry: Regi
     text = version.description
     assert text.startswith("**passed**: no task fell and the alignment score rose by +0.200")
     assert "Held against version 1, the champion then." in text
-    assert "Trained on `train-64px`, 900 triplets, `sha256:t`." in text
-    assert "`held-out`, 30 triplets" in text
-    assert "CC0-1.0" in text
+    trained_on, scored_on = (data_digest(folder)[:19] for folder in (models.folder / "latents", papers / HELD_OUT))
+    assert f"Trained on `train-64px`, 900 triplets, `{trained_on}`; CC-BY-4.0." in text
+    assert f"`held-out`, 30 triplets, `{scored_on}`; CC0-1.0." in text
     assert "instructdiffusion promote 2" in text
 
 

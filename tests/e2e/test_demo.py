@@ -120,9 +120,12 @@ def test_the_report_holds_its_pictures(demo: Demo) -> None:
     assert "http://" not in text.replace("http://www.w3.org", "")
 
 
-def test_a_version_keeps_the_manifest_of_what_it_was_scored_on(demo: Demo) -> None:
-    kept = list((demo.out / "tracker").rglob("version-*/data/held-out/manifest.json"))
-    assert {json.loads(file.read_text())["split"] for file in kept} == {"test"}
+@pytest.mark.parametrize(("name", "split"), [("held-out", "test"), ("training", "train")])
+def test_a_version_keeps_the_manifest_of_its_data(demo: Demo, name: str, split: str) -> None:
+    kept = list((demo.out / "tracker").rglob(f"version-*/data/{name}/manifest.json"))
+    manifests = [json.loads(file.read_text()) for file in kept]
+    assert {manifest["split"] for manifest in manifests} == {split}
+    assert all(manifest["licences"] for manifest in manifests)
 
 
 def test_no_server_is_left(demo: Demo) -> None:

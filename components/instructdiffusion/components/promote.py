@@ -24,6 +24,7 @@ from instructdiffusion.components.registry import (
 )
 from instructdiffusion.components.step import data_digest
 from instructdiffusion.components.tracking import TrackedRun, explained
+from instructdiffusion.components.train import TRAINED_ON
 from instructdiffusion.components.version_page import Data, Facts
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.weights import model_digest
@@ -174,18 +175,20 @@ def _document(
     verdict: Path | None = None,
 ) -> None:
     """Keep scores, pictures, manifests and verdict beside the version, and write the page that shows them."""
-    found, data = read(evaluation), _scored_on(evaluation)
+    found = read(evaluation)
     registry.put_evaluation(version.number, found)
     sheets = sorted(evaluation.glob("*.png"))  # none where it is the file alone
-    files = [("", path) for path in sheets]
-    files += [("", verdict / name) for name in (VERDICT, PAGE) if verdict and (verdict / name).is_file()]
-    files += [(f"data/{name}", folder / "manifest.json") for name, folder in sorted(data.items())]
     with tempfile.TemporaryDirectory() as own:
+        data = _trained_on(registry, version, Path(own)) | _scored_on(evaluation)
+        files = [("", path) for path in sheets]
+        files += [("", verdict / name) for name in (VERDICT, PAGE) if verdict and (verdict / name).is_file()]
+        files += [(f"data/{name}", folder / "manifest.json") for name, folder in sorted(data.items())]
         files += [("", _small(path, Path(own))) for path in sheets if path.name == version_page.SHEET]
         for folder, path in files:
             registry.keep(version.number, path, folder)
-    with explained(registry.uri):
-        run = registry.client.get_run(version.run_id)
+        with explained(registry.uri):
+            run = registry.client.get_run(version.run_id)
+        used = _data(run, data, str(found["data"]))
     facts = Facts(
         number=version.number,
         run_id=version.run_id,
@@ -195,10 +198,18 @@ def _document(
         evaluation=found,
         verdict=judged,
         champion=_number(registry, judged.champion) if judged else "",
-        data=_data(run, data, str(found["data"])),
+        data=used,
         files=[EVALUATION, *(f"{folder}/{path.name}".lstrip("/") for folder, path in files)],
     )
     registry.describe(version.number, version_page.page(facts, version.description))
+
+
+def _trained_on(registry: Registry, version: Version, own: Path) -> dict[str, Path]:
+    """The data set that it was trained on, its manifest brought below `own`; none where its run was no training."""
+    with explained(registry.uri):
+        if not registry.client.list_artifacts(version.run_id, TRAINED_ON):
+            return {}
+        return {"training": Path(registry.client.download_artifacts(version.run_id, TRAINED_ON, str(own)))}
 
 
 def _scored_on(evaluation: Path) -> dict[str, Path]:

@@ -35,6 +35,7 @@ from instructdiffusion.model.latest import marks
 from instructdiffusion.model.weights import model_digest
 
 if TYPE_CHECKING:
+    from instructdiffusion.components.tracking import TrackedRun
     from instructdiffusion.model.report import Reporter
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 DONE = "DONE"  # written last: what the training was made from, and the digest of what it made
 INPUTS = "inputs.json"  # written first: a folder is resumed only by the training that began it
 CHECKPOINTS = "checkpoints"
+TRAINED_ON = "data/training"  # among the run's artifacts: the manifest of its data
 COPIES = "inputs"  # where nodes of a cluster find data and model: on the volume that they share with this step
 
 
@@ -113,6 +115,22 @@ def run(
     write_atomic(out / DONE, json.dumps({"inputs": inputs, "digest": digest_of(weights)}, indent=1))
     shutil.rmtree(out / COPIES, ignore_errors=True)
     return weights
+
+
+def track(tracked: TrackedRun, data: Path, name: str, source: str) -> None:
+    """Tell a tracker what is trained on: the data set as the run's input, and its manifest with the licences.
+
+    Args:
+        tracked: the training's run.
+        data: folder with the manifest.
+        name: of the data set.
+        source: where it lies, an s3 URI or a path.
+    """
+    from instructdiffusion.model.data.shards import Manifest
+
+    counts = Manifest.load(data).counts
+    tracked.dataset(name, digest=data_digest(data), source=source, context="training", counts=counts)
+    tracked.artifacts(data / "manifest.json", TRAINED_ON)
 
 
 def finished(out: Path) -> Path:

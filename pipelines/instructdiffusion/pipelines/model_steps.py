@@ -42,9 +42,8 @@ def train(
 
     from instructdiffusion.components.reporter import TrackingReporter
     from instructdiffusion.components.step import made
-    from instructdiffusion.components.train import run
+    from instructdiffusion.components.train import run, track
     from instructdiffusion.model.config import override
-    from instructdiffusion.model.data.shards import Manifest
     from instructdiffusion.model.files import digest_of
     from instructdiffusion.model.recipes import recipe as recipe_named
     from instructdiffusion.model.report import Lines
@@ -61,9 +60,8 @@ def train(
             report = Lines() if tracked is None else TrackingReporter(tracked, on_progress=here.progress)
             if tracked is not None:
                 tracked.params(settings.model_dump())
-                facts, counts = latents.metadata, Manifest.load(Path(latents.path)).counts
-                source = facts.get("uri") or latents.path
-                tracked.dataset(facts["name"], digest=facts["digest"], source=source, context="training", counts=counts)
+                source = latents.metadata.get("uri") or latents.path
+                track(tracked, Path(latents.path), latents.metadata["name"], source)
             env = tracked.environment() if tracked else None
             there = latents.metadata.get("uri") if here.settings.training.stream else ""
             data, start = there or Path(latents.path), Path(model.path)
