@@ -76,13 +76,16 @@ def promote(
 def package(version: str, work: str, page: dsl.Output[dsl.HTML]) -> str:
     """Make a Bento of a registered version.
 
+    On a cluster none is made: KServe mounts the weights into the runtime's own image, and a release that is promoted
+    already must not fail for an archive that nothing serves.
+
     Args:
         version: its number in the registry, as callers will see it.
         work: folder below which the weights and Bento's stores lie.
         page: which Bento.
 
     Returns:
-        The Bento's tag.
+        The Bento's tag; empty where KServe serves the weights themselves.
     """
     from pathlib import Path
 
@@ -92,6 +95,10 @@ def package(version: str, work: str, page: dsl.Output[dsl.HTML]) -> str:
     from instructdiffusion.pipelines.inside import inside
 
     with inside("package") as here:
+        if here.settings.backend == "cluster":
+            told = "No Bento is made: KServe mounts the version's weights into the image of the serving runtime."
+            here.show(page, pages.page("package", {"version": version}, notes=[told]))
+            return ""
         found = here.registry.version(version)
         model = fetched(found, Path(work) / "releases" / version, here.needed_store)
         facts = {"model": here.registry.model, "run_id": found.run_id}
@@ -108,7 +115,7 @@ def deploy(tag: str, work: str, port: int, page: dsl.Output[dsl.HTML]) -> str:
     only says so.
 
     Args:
-        tag: of the Bento.
+        tag: of the Bento; empty on a cluster.
         work: folder below which Bento's stores lie.
         port: where it listens; 0: any free port.
         page: where it answers.
@@ -125,7 +132,7 @@ def deploy(tag: str, work: str, port: int, page: dsl.Output[dsl.HTML]) -> str:
     with inside("deploy") as here:
         if here.settings.backend == "cluster":
             told = "The alias champion is moved; the reconciler makes the InferenceService equal to it."
-            here.show(page, pages.page("deploy", {"bento": tag}, notes=[told]))
+            here.show(page, pages.page("deploy", notes=[told]))
             return ""
         deployment = run(tag, Path(work) / "bento", port)
         here.show(page, pages.page("deploy", {"bento": tag, "address": deployment.address}))

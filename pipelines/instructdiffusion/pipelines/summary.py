@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from instructdiffusion.model.errors import InstructDiffusionError
+from instructdiffusion.model.errors import ConfigError, InstructDiffusionError
 from instructdiffusion.pipelines.inside import Surroundings
 from instructdiffusion.pipelines.report import duration
 
@@ -20,17 +20,22 @@ def summary(pipeline: str, state: str, error: str, here: Surroundings) -> dict[s
         error: what Kubeflow Pipelines says went wrong; empty: nothing.
         here: the surroundings of the step that summarizes.
     """
-    records = read(here.records)
+    facts: dict[str, object] = {"state": state}
+    try:
+        records, tracker = read(here.records), here.settings.tracking_uri
+    except ConfigError as wrong:  # which failed every step: the summary is left even so
+        records, tracker = [], ""
+        facts["settings"] = wrong
     failed = [record for record in records if record["error"]]
-    facts: dict[str, object] = {"state": state, "steps": len(records)}
+    facts["steps"] = len(records)
     if records:
         ended = max(record["began"] + record["seconds"] for record in records)
         facts["time"] = duration(ended - records[0]["began"])
     if error and not failed:
         facts["error"] = error
     facts |= {f"failed: {record['step']}": record["error"] for record in failed}
-    if here.settings.tracking_uri:
-        facts |= {"tracker": here.settings.tracking_uri, "champion": _champion(here)}
+    if tracker:
+        facts |= {"tracker": tracker, "champion": _champion(here)}
     rows = [(r["step"], duration(r["seconds"]), "failed" if r["error"] else "done") for r in records]
     notes = [] if state == "SUCCEEDED" else ["Clone the run to try again: finished steps come from the cache."]
     table = [("step", "time", ""), *rows]
