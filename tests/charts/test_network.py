@@ -6,7 +6,6 @@ from typing import Any
 
 from charts.rendering import NAMESPACE, PROFILES, Object, Workload, kind, matches, merged, objects_of, workloads
 
-DNS = {"kubernetes.io/metadata.name": "kube-system"}
 PORTS = {"database": 5432, "store": 8333, "mlflow": 5000, "label-studio": 8080, "reconciler": 8080, "serving": 8080}
 STEP = {"pipelines.kubeflow.org/v2_component": "true"}
 # Who connects to whom, and why the pipeline stands still without it.
@@ -115,9 +114,25 @@ def test_the_ingress_reaches_what_people_use(production: list[Object]) -> None:
     assert reached_by(production, {"app": "ingress"}, "ingress-nginx") == {"mlflow", "label-studio", "serving"}
 
 
+def test_prometheus_reaches_the_service_alone(production: list[Object], evaluation: list[Object]) -> None:
+    assert reached_by(production, {"app": "prometheus"}, "monitoring") == {"serving"}
+    assert reached_by(evaluation, {"app": "prometheus"}, "monitoring") == set()
+
+
 def test_every_pod_may_ask_the_cluster_for_names(objects: list[Object]) -> None:
     dns = {"k8s-app": "kube-dns"}
-    assert all(may(objects, "to", w, dns, "kube-system", 53) for w in workloads(objects))
+    for workload in workloads(objects):
+        assert may(objects, "to", workload, dns, "kube-system", 53)
+        assert may(objects, "to", workload, {}, "", 53)  # NodeLocal DNSCache has an address and no labels
+
+
+def test_names_are_asked_where_the_cluster_answers_them() -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "openshift-dns"}}}]
+    values = {"networkPolicy": {"dns": {"peers": peers, "ports": [5353]}}}
+    objects = objects_of(merged(PROFILES["evaluation"], values))
+    dns = {"dns.operator.openshift.io/daemonset-dns": "default"}
+    assert all(may(objects, "to", w, dns, "openshift-dns", 5353) for w in workloads(objects))
+    assert not any(may(objects, "to", w, {"k8s-app": "kube-dns"}, "kube-system", 53) for w in workloads(objects))
 
 
 def outward(objects: list[Object], port: int) -> set[str]:

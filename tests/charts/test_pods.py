@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from charts.rendering import Object, Workload, kind, matches, named, workloads
+from charts.rendering import NAMESPACE, Object, Workload, kind, matches, named, workloads
 
 from instructdiffusion.components.settings import NAMES, Settings
 from instructdiffusion.components.webhook import SECRET
@@ -15,7 +15,7 @@ EXTERNAL_SECRETS = {  # what the scenarios say that a team brings along
     *("store-keys", "database-passwords", "label-studio-token", "vision-tls", "registry"),
     *("vision-store-keys", "vision-database-passwords", "vision-mlflow-keys", "vision-label-studio-keys"),
 }
-EXTERNAL_CLAIMS = {"shared"}
+EXTERNAL_CLAIMS, EXTERNAL_ACCOUNTS = {"shared"}, {"pipeline-runner"}
 NOT_THE_CHARTS = {
     *("store_port", "tracking_port", "serving_port", "label_port"),  # of servers on one machine
     *("pipelines_host", "pipelines_token"),  # of whoever submits a pipeline
@@ -128,8 +128,8 @@ def test_everything_that_is_referred_to_exists_or_is_brought_along(objects: list
     assert {s["name"] for listed in found(objects, "imagePullSecrets") for s in listed} <= EXTERNAL_SECRETS
     for binding in kind(objects, "RoleBinding"):
         assert binding["roleRef"]["name"] in names["Role"]
-        own = [s for s in binding["subjects"] if s["namespace"] == "ml"]
-        assert {s["name"] for s in own} <= names["ServiceAccount"]
+        assert {s["namespace"] for s in binding["subjects"]} == {NAMESPACE}  # whose objects alone a pod can mount
+        assert {s["name"] for s in binding["subjects"]} <= names["ServiceAccount"] | EXTERNAL_ACCOUNTS
 
 
 def test_no_generated_secret_is_made_beside_one_that_is_brought_along() -> None:

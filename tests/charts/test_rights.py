@@ -51,6 +51,8 @@ def test_no_right_reaches_beyond_the_namespace(objects: list[Object]) -> None:
     assert "*" not in str([o["rules"] for o in kind(objects, "Role")])
 
 
-def test_steps_of_kubeflow_pipelines_get_the_same_rights(production: list[Object]) -> None:
+def test_an_account_of_kubeflow_pipelines_in_the_releases_namespace_gets_the_same_rights(
+    production: list[Object],
+) -> None:
     subjects = named(production, "RoleBinding", "idf-step")["subjects"]
-    assert [(s["name"], s["namespace"]) for s in subjects] == [("idf-step", "ml"), ("pipeline-runner", "kubeflow")]
+    assert [(s["name"], s["namespace"]) for s in subjects] == [("idf-step", "ml"), ("pipeline-runner", "ml")]
