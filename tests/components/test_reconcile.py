@@ -7,9 +7,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import IO
@@ -27,6 +28,7 @@ from instructdiffusion.components.reconcile import (
     Served,
     decide,
     record,
+    watch,
 )
 from instructdiffusion.components.registry import CHAMPION, PREVIOUS, Override, Registry, Version
 from instructdiffusion.components.tracking import Tracker
@@ -166,6 +168,51 @@ def test_a_registry_that_is_down_is_one_line_and_what_is_served_serves_on(tmp_pa
     with pytest.raises(ServiceError, match=r"^no answer from the tracker at http://127\.0\.0\.1:9; start it"):
         Reconciler(Registry("http://127.0.0.1:9", "m"), backend).once()
     assert backend.served().version == "1"
+
+
+class Stuck(OnDisk):
+    """A backend whose cluster does not answer the second time, nor end the call."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked, self.answers = 0, threading.Event()
+
+    def served(self) -> Served:
+        self.asked += 1
+        if self.asked > 1:
+            self.answers.wait()
+            raise SystemExit  # of its thread: the test is over
+        return super().served()
+
+
+def test_a_reconciler_is_alive_while_it_rests_and_not_once_a_look_hangs(three: Registry, tmp_path: Path) -> None:
+    backend, wake = Stuck(tmp_path), threading.Event()
+    reconciler = Reconciler(three, backend, patience=2)
+    told: list[str] = []
+
+    def watched() -> None:
+        with suppress(SystemExit):
+            watch(reconciler, told.append, wake=wake, every=600)
+
+    thread = threading.Thread(target=watched, daemon=True)
+    thread.start()
+    until(lambda: bool(told))
+    time.sleep(2.1)
+    assert reconciler.alive()  # longer than a look may take: it waits for the next
+    wake.set()
+    until(lambda: not reconciler.alive())
+    assert backend.asked == 2
+    backend.answers.set()
+    thread.join(10)
+
+
+def until(done: Callable[[], bool]) -> None:
+    """Wait for something that another thread does."""
+    for _ in range(600):
+        if done():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it was not done within a minute")
 
 
 @contextmanager

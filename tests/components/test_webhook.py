@@ -71,6 +71,12 @@ def test_a_delivery_that_is_not_wakes_nobody_and_is_told_why(headers: dict[str, 
         assert not woken.is_set()
 
 
+def test_health_is_that_of_who_is_woken() -> None:
+    lives = iter([True, False])
+    with webhook.receiver(SECRET, LOOPBACK, free_ports(1)[0], print, lambda: next(lives)) as address:
+        assert [httpx.get(f"{address}healthz").status_code for _ in "ab"] == [200, 503]
+
+
 def test_a_body_too_large_is_refused_unread() -> None:
     with listening() as (address, woken):
         body = bytes(webhook.MAX_BODY + 1)

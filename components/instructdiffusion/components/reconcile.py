@@ -149,6 +149,15 @@ class Reconciler:
     def __init__(self, registry: Registry, backend: Backend, *, patience: float = 900.0, poll: float = 1.0) -> None:
         """`patience` is how many seconds a version may take to be ready, `poll` the seconds between two looks."""
         self.registry, self.backend, self.patience, self.poll = registry, backend, patience, poll
+        self._due = time.monotonic() + patience
+
+    def promise(self, seconds: float = 0.0) -> None:
+        """Promise a look in so many seconds; it may take as long as a version may to be ready."""
+        self._due = time.monotonic() + seconds + self.patience
+
+    def alive(self) -> bool:
+        """Whether the last promise was kept, or still may be; a look that hangs keeps none."""
+        return time.monotonic() < self._due
 
     def once(self) -> str:
         """Act until nothing is left to do now; returns the state in one line.
@@ -158,6 +167,7 @@ class Reconciler:
         """
         until = time.monotonic() + self.patience
         while True:
+            self.promise()
             champion, versions, served = self.registry.at(CHAMPION), self.registry.versions(), self.backend.served()
             at = now()
             action = decide(champion, served, versions, self.backend.canary, at)
@@ -224,5 +234,6 @@ def watch(reconciler: Reconciler, tell: Callable[[str], None], *, wake: threadin
         if line != told:
             tell(line)
             told = line
+        reconciler.promise(pause)
         if wake.wait(pause):
             pause = every

@@ -54,8 +54,8 @@ def problem(headers: Mapping[str, str], body: bytes, secret: str, at: float) -> 
     return ""
 
 
-def app(secret: str, wake: Callable[[], None]) -> Starlette:
-    """The receiver: `POST /` calls `wake`, `GET /healthz` says that it listens."""
+def app(secret: str, wake: Callable[[], None], alive: Callable[[], bool]) -> Starlette:
+    """The receiver: `POST /` calls `wake`, `GET /healthz` says whether who is woken is `alive`."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -70,7 +70,7 @@ def app(secret: str, wake: Callable[[], None]) -> Starlette:
         return Response(status_code=204)
 
     async def health(request: Request) -> Response:
-        return PlainTextResponse("listening\n")
+        return PlainTextResponse("alive\n") if alive() else PlainTextResponse("the reconciler hangs\n", 503)
 
     return Starlette(
         routes=[Route("/", receive, methods=["POST"]), Route("/healthz", health)],
@@ -79,8 +79,10 @@ def app(secret: str, wake: Callable[[], None]) -> Starlette:
 
 
 @contextmanager
-def receiver(secret: str, host: str, port: int, wake: Callable[[], None]) -> Iterator[str]:
-    """Listen within the block; yields the address.
+def receiver(
+    secret: str, host: str, port: int, wake: Callable[[], None], alive: Callable[[], bool] = lambda: True
+) -> Iterator[str]:
+    """Listen within the block, for what wakes and for who asks whether we are alive; yields the address.
 
     Raises:
         ConfigError: there is no secret.
@@ -91,7 +93,7 @@ def receiver(secret: str, host: str, port: int, wake: Callable[[], None]) -> Ite
     if not secret:
         raise ConfigError(f"a webhook needs a secret; set {SECRET} to one, as from: openssl rand -hex 20")
     port = claim_port(port, "--webhook-port", "the webhook")
-    server = uvicorn.Server(uvicorn.Config(app(secret, wake), host=host, port=port, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app(secret, wake, alive), host=host, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -15,7 +15,7 @@ import typer
 from instructdiffusion.model.errors import ConfigError
 
 if TYPE_CHECKING:
-    from instructdiffusion.components.reconcile import Backend
+    from instructdiffusion.components.reconcile import Backend, Reconciler
     from instructdiffusion.components.registry import Registry
     from instructdiffusion.components.serving_local import Local
     from instructdiffusion.components.settings import Settings
@@ -143,13 +143,13 @@ def _reconcile(
         _show({**asdict(backend.served()), "state": line}, line, as_json)
         return
     wake = threading.Event()
-    with _webhook(reconciler.registry, wake, *listening), suppress(KeyboardInterrupt):  # Ctrl-C is how one ends it
+    with _webhook(reconciler, wake, *listening), suppress(KeyboardInterrupt):  # Ctrl-C is how one ends it
         watch(reconciler, typer.echo, wake=wake, every=every)
     typer.echo("stopped; what is served stays up", err=True)
 
 
 def _webhook(
-    registry: Registry, wake: threading.Event, secret: str, host: str, port: int, url: str
+    reconciler: Reconciler, wake: threading.Event, secret: str, host: str, port: int, url: str
 ) -> AbstractContextManager[object]:
     """What wakes the reconciler, if a port for it was given."""
     from instructdiffusion.components import webhook
@@ -161,9 +161,9 @@ def _webhook(
 
     @contextmanager
     def listening() -> Iterator[None]:
-        with webhook.receiver(secret, host, port, wake.set):
+        with webhook.receiver(secret, host, port, wake.set, reconciler.alive):
             if url:
-                webhook.subscribe(registry, url, secret)
+                webhook.subscribe(reconciler.registry, url, secret)
             yield
 
     return listening()
