@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from components.promoting_page import blocks
 from markdown_it import MarkdownIt
 from PIL import Image as Pillow
 
@@ -282,6 +283,18 @@ def test_notes_stay_whole_and_what_finds_no_room_beside_them_goes_in_whole_parts
 
 def test_notes_that_fill_the_page_stay_as_they_are() -> None:
     assert page(facts(), "x" * LIMIT) == "x" * LIMIT
+
+
+def test_the_program_of_the_page_promotes_as_the_command_does(
+    models: Models, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (program,) = blocks("python")
+    named = Registry(registry.uri, "instructdiffusion")  # as the program says
+    for name in ("1", "2"):
+        named.register(f"s3://bucket/{name}", digest=f"sha256:{name}", run_id=models.tracker.open_run(name).run_id)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
+    exec(program, {})
+    assert number(named, CHAMPION) == "2"
 
 
 def test_a_version_that_is_not_there_is_not_promoted_and_changes_nothing(models: Models, registry: Registry) -> None:

@@ -1,4 +1,7 @@
-"""The demo as a newcomer runs it, at its smallest: interrupted on the way, run again, and looked at."""
+"""The demo as a newcomer runs it, at its smallest: interrupted on the way, run again, and looked at.
+
+With SCREENSHOTS=docs/images it also renews the picture of a version's page in the registry.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ from typing import Any
 
 import psutil
 import pytest
+from browser import opened
 
+from instructdiffusion.components.servers import mlflow_server
 from instructdiffusion.model.tasks import TASKS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -126,6 +131,21 @@ def test_a_version_keeps_the_manifest_of_its_data(demo: Demo, name: str, split: 
     manifests = [json.loads(file.read_text()) for file in kept]
     assert {manifest["split"] for manifest in manifests} == {split}
     assert all(manifest["licences"] for manifest in manifests)
+
+
+def test_the_page_of_a_version_is_what_a_lead_sees(demo: Demo, tmp_path: Path) -> None:
+    kept = Path(os.environ.get("SCREENSHOTS") or tmp_path) / "registry.png"
+    with mlflow_server(demo.out / "tracker") as server, opened(1066, 1480) as (page, _):
+        page.goto(f"{server.address}/#/models/instructdiffusion/versions/2")
+        page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
+        page.wait_for_function(
+            "[...document.images].some(picture => picture.alt.includes('held-out') && picture.naturalWidth)"
+        )
+        page.screenshot(path=kept)
+        text = page.locator("body").inner_text()
+    assert "Held against version 1, the champion then." in text
+    assert "manifest of held-out · manifest of training" in text
+    assert kept.stat().st_size > 50_000
 
 
 def test_no_server_is_left(demo: Demo) -> None:
