@@ -37,13 +37,16 @@ def paired(what: str, before: Sequence[float | None], after: Sequence[float | No
 def interval_of(
     statistic: Callable[[NDArray[np.intp]], float], count: int, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The same of any statistic of `count` samples, which it is told by their places; one sample has no spread."""
-    places = np.arange(count)
-    value = float(statistic(places))
-    if count < 2:
+    """The same of any statistic of `count` samples, which it is told by their places; one sample has no spread.
+
+    Resamples of which the statistic is NaN say nothing and are left out, which scipy's bootstrap can't; where all are,
+    there is no spread either.
+    """
+    value = float(statistic(np.arange(count)))
+    if count < 2 or np.isnan(value):
         return value, value, value
     rng = np.random.default_rng(seed)
-    found = bootstrap(
-        (places,), statistic, n_resamples=resamples, vectorized=False, method="percentile", rng=rng
-    ).confidence_interval
-    return value, float(found.low), float(found.high)
+    found = np.array([statistic(rng.integers(0, count, count)) for _ in range(resamples)])
+    known = found[~np.isnan(found)]
+    low, high = np.quantile(known, (0.025, 0.975)) if known.size else (value, value)
+    return value, float(low), float(high)

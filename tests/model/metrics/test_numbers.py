@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from instructdiffusion.model.data import lexicon
 from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.interval import interval_of
 from instructdiffusion.model.metrics import Preprocessing, Spec, Value, measured, missing
 from instructdiffusion.model.metrics.answers import accuracy
 from instructdiffusion.model.metrics.coco import AP, Matches, precision
@@ -230,11 +231,15 @@ def test_overlap_metrics_stay_in_their_range_whatever_the_masks(pairs: Sequence[
     overlaps = [overlap(found, wanted) for found, wanted in pairs]
     at = np.arange(len(overlaps))
     whole = ciou([[o] for o in overlaps])(at)
+    if not any(o.either for o in overlaps):
+        assert np.isnan(whole)  # nothing wanted, nothing found
+        return
     each = [giou(o) for o in overlaps]
     assert 0 <= whole <= 1
     assert all(0 <= value <= 1 for value in each)
     assert whole == pytest.approx(ciou([[o] for o in overlaps[::-1]])(at))
-    assert ciou([[overlap(wanted, wanted)] for _, wanted in pairs])(at) == 1
+    if any(wanted.any() for _, wanted in pairs):
+        assert ciou([[overlap(wanted, wanted)] for _, wanted in pairs])(at) == 1
 
 
 @settings(max_examples=15, deadline=None)
@@ -253,7 +258,9 @@ def test_a_value_lies_in_its_interval_and_repeats(scores: list[float], seed: int
 
 def test_a_value_brings_its_floor_and_bound() -> None:
     made = measured(Spec(name="psnr", unit="dB"), [20.0, 22.0], mean, floor=[15.0, 17.0], bound=[30.0, 30.0])
-    assert (made.value, made.floor, made.bound, made.n) == (21, 16, 30, 2)
+    assert (made.value, made.floor, made.bound, made.n, made.bound_n) == (21, 16, 30, 2, None)
+    fewer = measured(Spec(name="psnr", unit="dB"), [20.0, 22.0], mean, bound=[30.0])
+    assert (fewer.bound, fewer.bound_n) == (30, 1)
 
 
 def test_an_interval_of_average_precision_holds_it() -> None:
@@ -271,8 +278,48 @@ def test_no_number_is_marked_as_missing_and_never_a_zero() -> None:
     assert missing(spec, "no CLIP was named").value is None
     with pytest.raises(ValidationError, match="needs a value, or the reason"):
         Value(spec=spec, value=None)
-    with pytest.raises(DataError, match="clip_sim is nan"):
+    with pytest.raises(DataError, match="no finite number; look for broken pictures"):
         measured(spec, [float("nan"), 1.0], mean)
+
+
+BOX = {"category_id": 1, "bbox": [1.0, 1.0, 9.0, 9.0]}
+CAT, NO_CAT = Overlap(3, 4, True, True), Overlap(0, 0, False, False)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "nothing", "there", "value"),
+    [
+        (precision("bbox"), ([], []), ([BOX], [{**BOX, "score": 1.0}]), 1.0),
+        (mciou, [("cat", NO_CAT)], [("cat", CAT)], 0.75),
+        (ciou, [NO_CAT], [CAT], 0.75),
+    ],
+)
+def test_where_nothing_is_there_to_measure_no_number_is_made_up(
+    statistic: Any, nothing: Any, there: Any, value: float
+) -> None:
+    spec = Spec(name="score", unit="x")
+    none = measured(spec, [nothing] * 4, statistic, resamples=20)
+    assert (none.value, none.missing) == (None, "the samples hold nothing that it measures")
+    rare = measured(spec, [nothing] * 4 + [there], statistic, floor=[nothing] * 5, resamples=50)
+    assert rare.floor is None
+    # a resample without the one picture says nothing, and is no zero
+    assert (rare.value, rare.low, rare.high) == pytest.approx((value, value, value))
+
+
+def test_an_interval_of_which_no_resample_has_a_number_has_no_spread() -> None:
+    everything = range(9)
+    assert interval_of(lambda at: 5.0 if set(at) == set(everything) else float("nan"), 9, resamples=20) == (5, 5, 5)
+
+
+def test_what_is_computed_once_of_all_units_is_computed_once() -> None:
+    made = []
+
+    def counted(units: Sequence[Any]) -> Any:
+        made.append(len(units))
+        return mean(units)
+
+    measured(Spec(name="score", unit="x"), [1.0, 2.0, 4.0], counted, resamples=10)
+    assert made == [3]
 
 
 def test_whatever_changes_a_number_changes_the_digest_of_its_spec() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any, Literal
@@ -53,7 +54,7 @@ class Matches:
         self._pictures, self._categories = len(truths), len(categories)
 
     def precision(self, at: Indices) -> float:
-        """AP over the pictures at these places; 0 where nothing is there to be found."""
+        """AP over the pictures at these places; NaN where nothing is there to be found."""
         return _mean(self._accumulated(at)["precision"][:, :, :, 0, -1])
 
     def recall(self, at: Indices) -> float:
@@ -110,4 +111,4 @@ def _coco(objects: Sequence[Sequence[Object]], categories: Sequence[int]) -> Any
 
 def _mean(values: Any) -> float:
     known = values[values > -1]  # -1: no object of this category is there
-    return float(known.mean()) if known.size else 0.0
+    return float(known.mean()) if known.size else math.nan

@@ -6,6 +6,7 @@ query: (pixels in both, pixels in either, whether anything was wanted, whether a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -47,14 +48,14 @@ def overlap(found: Mask, wanted: Mask, empty: float = EMPTY) -> Overlap:
 
 
 def ciou(units: Sequence[Sequence[Overlap]]) -> Callable[[Indices], float]:
-    """Cumulative IoU: a statistic of units of overlaps."""
+    """Cumulative IoU: a statistic of units of overlaps; NaN where nothing was wanted and nothing found."""
     both = np.array([sum(o.both for o in unit) for unit in units], float)
     either = np.array([sum(o.either for o in unit) for unit in units], float)
     return lambda at: _ratio(both[at].sum(), either[at].sum())
 
 
 def mciou(units: Sequence[Sequence[tuple[str, Overlap]]]) -> Callable[[Indices], float]:
-    """Cumulative IoU of each class, averaged over the classes that were wanted anywhere: a statistic."""
+    """Cumulative IoU of each class, averaged over those that were wanted anywhere: a statistic; NaN without any."""
     names = sorted({name for unit in units for name, o in unit if o.wanted})
     columns: Mapping[str, int] = {name: i for i, name in enumerate(names)}
     both, either, wanted = np.zeros((3, len(units), len(names)))
@@ -67,7 +68,7 @@ def mciou(units: Sequence[Sequence[tuple[str, Overlap]]]) -> Callable[[Indices],
 
     def of(at: Indices) -> float:
         there = wanted[at].sum(0) > 0  # a resample may hold no picture of a class
-        return float(np.mean(both[at].sum(0)[there] / either[at].sum(0)[there])) if there.any() else 0.0
+        return float(np.mean(both[at].sum(0)[there] / either[at].sum(0)[there])) if there.any() else math.nan
 
     return of
 
@@ -90,4 +91,4 @@ def t_acc(overlaps: Sequence[Overlap]) -> list[float]:
 
 
 def _ratio(part: Any, whole: Any) -> float:
-    return float(part / whole) if whole else 1.0
+    return float(part / whole) if whole else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -13,9 +14,10 @@ from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.interval import interval_of
 from instructdiffusion.model.metrics.spec import Spec
 
+NO_SAMPLES = "there are no samples"
 Indices = NDArray[np.intp]
 #: From all units to the metric of some of them, named by their places: it is resampled thousands of times, so what can
-#: be computed once is. A unit is whatever counts as one independent sample.
+#: be computed once is. A unit is whatever counts as one independent sample. NaN: these units hold nothing to measure.
 Statistic = Callable[[Sequence[Any]], Callable[[Indices], float]]
 
 
@@ -30,6 +32,7 @@ class Value(BaseModel):
     floor: float | None = Field(None, description="what handing the source back scores")
     bound: float | None = Field(None, description="what the true target scores after the autoencoder; null: unknown")
     n: int = Field(0, ge=0)
+    bound_n: int | None = Field(None, description="units that the bound is known of, where fewer than n; null: all n")
     missing: str = Field("", description="why there is no value; empty: there is one")
 
     @model_validator(mode="after")
@@ -60,25 +63,39 @@ def measured(
         statistic: makes the metric of them; `mean` for most.
         floor, bound: the same units with the source, and with the rebuilt target, in the output's place.
 
-    Raises:
-        DataError: the metric is no finite number.
+    Returns:
+        The value; missing where the metric of all units is NaN. A floor or bound that is NaN is unknown.
     """
     if not units:
-        return missing(spec, "there are no samples")
-    ends = [_whole(statistic, other) if other else None for other in (units, floor, bound)]
-    for number in ends:
-        if number is not None and not np.isfinite(number):
-            raise DataError(f"{spec.name} is {number}; look for broken pictures among the samples")
+        return missing(spec, NO_SAMPLES)
     value, low, high = interval_of(statistic(units), len(units), resamples=resamples, seed=spec.seed)
-    return Value(spec=spec, value=value, low=low, high=high, floor=ends[1], bound=ends[2], n=len(units))
+    if np.isnan(value):
+        return missing(spec, "the samples hold nothing that it measures")
+    return Value(
+        spec=spec,
+        value=value,
+        low=low,
+        high=high,
+        floor=_whole(statistic, floor),
+        bound=(known := _whole(statistic, bound)),
+        n=len(units),
+        bound_n=len(bound) if bound and known is not None and len(bound) < len(units) else None,
+    )
 
 
 def mean(units: Sequence[Any]) -> Callable[[Indices], float]:
-    """The mean of numbers, or of each unit's numbers: a statistic."""
+    """The mean of numbers, or of each unit's numbers: a statistic.
+
+    Raises:
+        DataError: one of them is not finite.
+    """
     sums = np.array([float(np.sum(unit)) for unit in units])
     counts = np.array([np.size(unit) for unit in units])
-    return lambda at: float(sums[at].sum() / counts[at].sum())
+    if not np.isfinite(sums).all():
+        raise DataError("a sample's measure is no finite number; look for broken pictures among the samples")
+    return lambda at: float(sums[at].sum() / counts[at].sum()) if counts[at].any() else math.nan
 
 
-def _whole(statistic: Statistic, units: Sequence[Any]) -> float:
-    return statistic(units)(np.arange(len(units)))
+def _whole(statistic: Statistic, units: Sequence[Any] | None) -> float | None:
+    number = statistic(units)(np.arange(len(units))) if units else math.nan
+    return None if math.isnan(number) else number
