@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image as Pillow
 from torch import nn
 from transformers import CLIPModel, ViTConfig, ViTModel
@@ -56,6 +58,18 @@ def test_a_spec_names_the_network_and_its_weights(tiny_clip: Path) -> None:
     assert spec.preprocessing is not None
     assert spec.preprocessing.crop == 32
     assert spec.digest != CLIP_I.digest
+
+
+def test_a_network_of_the_hub_is_named_with_its_revision(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = "0123456789abcdef" * 2 + "01234567"
+    kept = tmp_path / "models--nobody--tiny-clip"  # as the hub's client keeps what it downloaded
+    shutil.copytree(tiny_clip, kept / "snapshots" / revision)
+    (kept / "refs").mkdir()
+    (kept / "refs/main").write_text(revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert clip("nobody/tiny-clip").spec(CLIP_I).model == f"nobody/tiny-clip@{revision}"
 
 
 def test_a_network_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ KID = Spec(name="kid", unit="squared kernel distance of features", better="lower
 class Encoder:
     """A network that sees pictures, and reads words where it is CLIP's kind."""
 
-    name: str  # its address and the digest of its weights, for specs
+    name: str  # its address and what its weights are, for specs; see `named`
     preprocessing: Preprocessing
     network: Any
     tokenizer: Any = None
@@ -189,9 +189,14 @@ def loaded(kind: Any, address: str, **options: Any) -> Any:
 
 
 def named(address: str) -> str:
-    """A network's address with the digest of its weights."""
+    """The address of a network that was loaded, with the digest of its folder or the revision that the hub gave."""
     folder = Path(address)
-    return f"{folder.name}@{digest_of(folder)}" if folder.is_dir() else address
+    if folder.is_dir():
+        return f"{folder.name}@{digest_of(folder)}"
+    from huggingface_hub import try_to_load_from_cache
+
+    kept = try_to_load_from_cache(address, "config.json")  # lies in a folder that is named by the revision
+    return f"{address}@{Path(kept).parent.name}" if isinstance(kept, str) else address
 
 
 def _line(error: Exception) -> str:

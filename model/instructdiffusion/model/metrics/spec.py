@@ -50,7 +50,9 @@ class Spec(BaseModel):
     unit: str
     better: Literal["higher", "lower"] = "higher"
     preprocessing: Preprocessing | None = Field(None, description="of what a network is given; null: none is")
-    model: str = Field("", description="the network, by its address and the digest of its weights; empty: none")
+    model: str = Field(
+        "", description="the network: its address, and its digest or its revision on the hub; empty: none"
+    )
     resolution: int = Field(0, ge=0, description="side in pixels that pictures are compared at; 0: the source's own")
     seed: int = Field(0, ge=0, description="of the intervals, and of whatever else is random")
     parameters: tuple[tuple[str, float | str], ...] = Field((), description="thresholds and the like, by name")
