@@ -53,7 +53,10 @@ def test_what_is_painted_is_read_back(name: str) -> None:
     assert score(name, False) >= BARS[name][1]
 
 
+TOO_MUCH = pytest.mark.xfail(strict=True, reason="classes lose 0.024 to 0.025 of cIoU to noise and blur")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["keypoints", "referring"])
+@pytest.mark.parametrize("name", ["keypoints", "referring", pytest.param("semantic", marks=TOO_MUCH)])
 def test_autoencoder_noise_and_blur_cost_two_hundredths_at_most(name: str) -> None:
     assert score(name, True) >= score(name, False) - LOSS
