@@ -13,7 +13,7 @@ from instructdiffusion.model.data.shards import Manifest
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.evaluate import Evaluation
 from instructdiffusion.model.metrics import Spec, measured, missing
-from instructdiffusion.model.metrics.value import mean
+from instructdiffusion.model.metrics.value import NO_SAMPLES, mean
 from instructdiffusion.model.scoring import Report
 from instructdiffusion.model.weights import BASE, model_digest
 
@@ -24,7 +24,9 @@ ABOUT = About(
 
 def report(editor: str) -> Report:
     values = {
-        "psnr": measured(Spec(name="psnr", unit="dB"), [20.0, 22.0], mean, floor=[15.0, 15.0], resamples=20),
+        "psnr": measured(
+            Spec(name="psnr", unit="dB"), [20.0, 22.0], mean, floor=[15.0, 15.0], bound=[30.0], resamples=20
+        ),
         "clip_sim": missing(Spec(name="clip_sim", unit="x"), "no CLIP was named"),
     }
     return Report(
@@ -50,6 +52,7 @@ def test_a_card_names_use_limits_data_and_every_score_with_its_measure(facts: Fa
     psnr = facts.benchmarks[0].values["psnr"].spec
     assert f"`{psnr.digest[7:19]}`: `{psnr.model_dump_json(exclude_defaults=True)}`" in text
     assert "21.000" in text
+    assert "| 30.000 (of 1) | 2 |" in text
 
 
 def test_there_is_no_card_with_a_gap_and_every_gap_is_listed(facts: Facts) -> None:
@@ -72,6 +75,8 @@ def test_numbers_of_another_model_or_of_the_training_data_are_no_facts(facts: Fa
     fewer = {name: score for name, score in facts.evaluation.tasks.items() if name != "add"}
     partly = facts.evaluation.model_copy(update={"tasks": fewer})
     assert gaps(replace(facts, evaluation=partly)) == ["add was not evaluated"]
+    told = partly.model_copy(update={"missing": {"add": NO_SAMPLES}})
+    assert gaps(replace(facts, evaluation=told)) == ["add was not evaluated (there are no samples)"]
 
 
 def test_the_embedded_base_is_the_model_that_its_own_scores_are_of(facts: Facts) -> None:

@@ -18,6 +18,7 @@ from instructdiffusion.model.data.shards import Manifest, read_triplets
 from instructdiffusion.model.errors import DataError, ModelError
 from instructdiffusion.model.evaluate import LARGE, MOST, SHEET, SPREAD, Evaluation, evaluate, hands
 from instructdiffusion.model.interval import interval
+from instructdiffusion.model.metrics.value import NO_SAMPLES
 from instructdiffusion.model.network import Guidance, Model
 from instructdiffusion.model.propose import propose
 from instructdiffusion.model.sheet import GAP
@@ -63,6 +64,15 @@ def test_what_can_not_be_scored_is_named(tiny: Model, tiny_folder: Path, shards:
     synthesize(tmp_path / "large", split="test", counts={"denoise": 1}, size=64, seed=0, workers=1)
     with pytest.raises(DataError, match="64"):
         evaluate(tiny_folder, tmp_path / "large", tmp_path / "of-large")
+
+
+def test_a_task_without_samples_is_missing_with_the_reason(tiny_folder: Path, tmp_path: Path) -> None:
+    synthesize(tmp_path / "few", split="test", counts={"denoise": 1}, size=32, seed=0, workers=1)
+    evaluation = evaluate(tiny_folder, tmp_path / "few", tmp_path / "scores")
+    assert [*evaluation.tasks] == ["denoise"]
+    assert evaluation.missing == dict.fromkeys([name for name in TASKS if name != "denoise"], NO_SAMPLES)
+    older = {k: v for k, v in evaluation.model_dump(mode="json").items() if k != "missing"}
+    assert Evaluation.model_validate(older).missing == {}
 
 
 def test_a_task_scores_the_same_in_a_process_of_its_own(tiny_folder: Path, shards: Path, tmp_path: Path) -> None:

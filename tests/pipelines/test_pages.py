@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from instructdiffusion.pipelines.pages import training
+from instructdiffusion.pipelines.pages import benchmarks, evaluation, training
+from instructdiffusion.pipelines.work import table
 
 DOCUMENT = {
     "steps": 9,
@@ -48,3 +52,20 @@ def test_a_few_sheets_are_shown_from_the_first_to_the_last(count: int, shown: li
 def test_a_training_of_an_earlier_version_has_its_page_too() -> None:
     old = {name: value for name, value in DOCUMENT.items() if name != "mixture"} | {"curve": [{"step": 9, "loss": 0.5}]}
     assert "gradient norm" not in training(old, "train")
+
+
+def test_a_task_without_a_score_is_shown_with_the_reason(tmp_path: Path) -> None:
+    found = {"tasks": {}, "missing": {"remove": "there are no samples"}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(found))
+    console = Console(file=io.StringIO(), width=120, record=True)
+    console.print(table(found))
+    for shown in (console.export_text(), evaluation(tmp_path, "scores")):
+        assert re.search(r"remove\W.*missing\W.*there are no samples", shown, re.DOTALL)
+    (tmp_path / "evaluation.json").write_text(json.dumps({"tasks": {}}))  # of an earlier version
+    assert "remove" not in evaluation(tmp_path, "scores")
+
+
+def test_a_bound_of_fewer_samples_says_of_how_many() -> None:
+    value = {"value": 0.5, "low": 0.4, "high": 0.6, "floor": 0.1, "bound": 0.9, "n": 8}
+    assert "0.90 (of 3)" in benchmarks({"keypoints": {"values": {"pck": {**value, "bound_n": 3}}}})
+    assert "(of" not in benchmarks({"keypoints": {"values": {"pck": value}}})

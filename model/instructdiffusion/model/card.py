@@ -71,7 +71,10 @@ def gaps(facts: Facts) -> list[str]:
         found.append(f"the evaluation is of {facts.evaluation.model[:19]}, the model is {facts.model[:19]}")
     if facts.evaluation.data in facts.data:
         found.append(f"the evaluation is on {facts.evaluation.data[:19]}, which the model was trained on")
-    found += [f"{name} was not evaluated" for name in TASKS if name not in facts.evaluation.tasks]
+    reasons = {name: f" ({why})" for name, why in facts.evaluation.missing.items()}
+    found += [
+        f"{name} was not evaluated{reasons.get(name, '')}" for name in TASKS if name not in facts.evaluation.tasks
+    ]
     for report in facts.benchmarks:
         if facts.model not in report.editor:
             found.append(f"benchmark {report.benchmark} is of {report.editor[:60]}, another model")
@@ -153,6 +156,7 @@ def _valued(value: Value) -> str:
         cells = [value.spec.name, f"missing: {value.missing}", "", "", "", ""]
     else:
         ends = ["unknown" if end is None else f"{end:.3f}" for end in (value.floor, value.bound)]
+        ends[1] += f" (of {value.bound_n})" if value.bound_n is not None else ""
         cells = [value.spec.name, f"{value.value:.3f}", f"{value.low:.3f} to {value.high:.3f}", *ends, str(value.n)]
     return f"| {' | '.join(cells)} | `{value.spec.digest[7:19]}` |"
 

@@ -26,11 +26,12 @@ from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.interval import interval
 from instructdiffusion.model.metrics import Spec
+from instructdiffusion.model.metrics.value import NO_SAMPLES
 from instructdiffusion.model.network import Guidance
 from instructdiffusion.model.seeds import seed_of
 from instructdiffusion.model.slices import sliced
 from instructdiffusion.model.task import Image, Metric, psnr
-from instructdiffusion.model.tasks import EVERY
+from instructdiffusion.model.tasks import EVERY, TASKS
 from instructdiffusion.model.weights import BASE, model_digest
 
 Progress = Callable[[int, int], None]
@@ -74,10 +75,11 @@ class TaskScore(Measure):
 
 
 class Evaluation(BaseModel):
-    """Every task's score, of which model on which data."""
+    """Every task's score, of which model on which data; tasks without one are `missing`, with the reason."""
 
     model_config = ConfigDict(frozen=True)
     tasks: dict[str, TaskScore]
+    missing: dict[str, str] = {}
     autoencoder: tuple[float, float, float]
     guidance: dict[str, dict[str, float]]
     seconds: float
@@ -123,6 +125,7 @@ def evaluate(
     used = {family: vars(g) for family, g in editor.model.guidance.items()}
     evaluation = Evaluation(
         tasks=tasks,
+        missing={name: NO_SAMPLES for name in TASKS if name not in tasks},
         autoencoder=interval(fidelity),
         guidance=used,
         seconds=time.monotonic() - began,

@@ -185,7 +185,7 @@ def evaluate(
     if as_json:
         _print(evaluation)
     else:
-        console.print(table(evaluation["tasks"]))
+        console.print(table(evaluation))
         console.print(f"contact sheets are in {out}", highlight=False)
 
 

@@ -204,6 +204,7 @@ def evaluation(folder: Path, name: str) -> str:
         low_to_high = f"{number(s['low'])} to {number(s['high'])}"
         ends = (number(s["floor"]), number(s["bound"]))
         scores.append((task, s["metric"], number(s["value"]), low_to_high, *ends, s["n"]))
+    scores += [(task, "", "missing", why, "", "", "") for task, why in document.get("missing", {}).items()]
     sheets = [folder / f"{task}.png" for task in document["tasks"]]
     strips = [Strip(sheet.stem, [_file(sheet, SHEET)]) for sheet in sheets if sheet.is_file()]
     notes = [
@@ -229,7 +230,8 @@ def benchmarks(reports: Mapping[str, Mapping[str, Any]]) -> str:
             if v["value"] is None:
                 rows.append((name, metric, "missing", v["missing"], "", "", ""))
                 continue
-            ends = ("unknown" if v[end] is None else number(v[end]) for end in ("floor", "bound"))
+            ends = ["unknown" if v[end] is None else number(v[end]) for end in ("floor", "bound")]
+            ends[1] += f" (of {v['bound_n']})" if v.get("bound_n") is not None else ""
             low_to_high = f"{number(v['low'])} to {number(v['high'])}"
             rows.append((name, metric, number(v["value"]), low_to_high, *ends, v["n"]))
     notes = [] if reports else ["No benchmark was asked for."]

@@ -168,16 +168,21 @@ def encoded(picture: Any, form: str) -> bytes:
     return buffer.getvalue()
 
 
-def table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Scores with intervals beside floor and bound; green where the interval's lower end reaches the bar."""
+def table(evaluation: Mapping[str, Any]) -> Table:
+    """Scores with intervals beside floor and bound; green where the interval's lower end reaches the bar.
+
+    A task without a score stands with the reason.
+    """
     from rich.table import Table
 
     heads = ("task", "metric", "score", "95 % interval", "bar", "floor", "bound", "samples")
     rows = Table(*heads, box=None, header_style="dim")
-    for name, s in tasks.items():
+    for name, s in evaluation["tasks"].items():
         rows.add_row(name, s["metric"], *_numbers(s), f"{s['floor']:.2f}", f"{s['bound']:.2f}", str(s["n"]))
         for other, m in s["also"].items():
             rows.add_row("", other, *_numbers(m), "", "", str(m["n"]))
+    for name, why in evaluation.get("missing", {}).items():
+        rows.add_row(name, "", "missing", why)
     return rows
 
 
