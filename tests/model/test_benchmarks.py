@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ import pytest
 from drawings import COCO_JOINTS, coco, person, picture, ref, refer, stuff
 from PIL import Image as Pillow
 
-from instructdiffusion.model.benchmark import Benchmark, Case, Judge, Measure, Order, Row, Sample, Tools, each
+from instructdiffusion.model.benchmark import Benchmark, Case, Judge, Order, Tools
 from instructdiffusion.model.benchmarks import benchmark_named, benchmarks
 from instructdiffusion.model.benchmarks.unseen import OF_68, landmarks
 from instructdiffusion.model.endpoints import Endpoint, Folder, Still
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.metrics.pixels import L1, l1
-from instructdiffusion.model.metrics.value import mean
 from instructdiffusion.model.scoring import Report, merge, run
 from instructdiffusion.model.task import Ask, Image
 
@@ -85,7 +82,7 @@ def test_the_truth_read_back_is_nearly_perfect(name: str, tmp_path: Path) -> Non
 
 
 def test_a_model_folder_is_scored_beside_its_autoencoders_bound(tmp_path: Path) -> None:
-    report = scored(benchmark_named("restoration"), Folder(None), tmp_path, Order(samples=1))
+    report = scored(benchmark_named("restoration"), Folder(None), tmp_path, FEW)
     value = report.values["psnr"]
     assert value.bound is not None
     assert value.value is not None
@@ -93,101 +90,6 @@ def test_a_model_folder_is_scored_beside_its_autoencoders_bound(tmp_path: Path) 
     assert set(report.slices) == {"deblur", "denoise", "watermark"}
     assert report.latency["p95"] >= report.latency["p50"] > 0
     assert report.editor.startswith("base@sha256:")
-
-
-class Counted(Benchmark):
-    """Gray pictures that are to be made white; counts how often each is loaded."""
-
-    name = "magicbrush"  # merging finds the statistics by a name that is registered
-    about = "for tests"
-
-    def __init__(self, count: int) -> None:
-        self.size, self.loaded = count, list[str]()
-
-    def cases(self, order: Order) -> Any:
-        return (Case(f"{i:03d}", partial(self.load, f"{i:03d}", i)) for i in range(self.size))
-
-    def load(self, key: str, level: int) -> Sample:
-        self.loaded.append(key)
-        gray = np.full((8, 8, 3), level, np.uint8)
-        return Sample(key, gray, (Ask("edit", "Make it white."),), (np.full_like(gray, 255),), {}, key)
-
-    def row(self, sample: Sample, outputs: Sequence[Image], tools: Tools) -> Row:
-        target = sample.targets[-1]
-        assert target is not None
-        return {"l1": l1(outputs[-1], target)}
-
-    def measures(self, tools: Tools) -> tuple[Measure, ...]:
-        return (Measure(L1, each("l1"), mean),)
-
-
-class Killed(Still):
-    """Ends like a machine that is switched off, after so many batches."""
-
-    def __init__(self, batches: int) -> None:
-        self.left = batches
-
-    def edit(self, pictures: Sequence[Image], asks: Sequence[Ask], seeds: Sequence[int]) -> list[Image]:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return super().edit(pictures, asks, seeds)
-
-
-def test_a_killed_run_goes_on_where_it_stopped_and_does_nothing_twice(tmp_path: Path) -> None:
-    counted = Counted(40)
-    with pytest.raises(KeyboardInterrupt):
-        run(counted, Killed(1), tmp_path, FEW)
-    with pytest.raises(DataError, match=r"part 1/1 in .* is not finished"):
-        merge(tmp_path)
-    rows = tmp_path / "part-1-of-1.jsonl"
-    rows.write_text(rows.read_text() + '{"key": "016", "outp')  # cut off in the middle of a line
-    kept = len(rows.read_text().splitlines()) - 1
-    counted.loaded.clear()
-    run(counted, Still(), tmp_path, FEW)
-    assert counted.loaded == [f"{i:03d}" for i in range(kept, 40)]
-    keys = [json.loads(line)["key"] for line in rows.read_text().splitlines()]
-    assert keys == [f"{i:03d}" for i in range(40)]
-    counted.loaded.clear()
-    again = run(counted, Still(), tmp_path, FEW)
-    assert counted.loaded == []
-    assert again == rows
-
-
-def test_parts_make_the_same_numbers_as_the_whole(tmp_path: Path) -> None:
-    whole = scored(Counted(11), Still(), tmp_path / "whole")
-    for number in (3, 1, 2):
-        run(Counted(11), Still(), tmp_path / "parts", FEW, part=(number, 3))
-    merged = merge(tmp_path / "parts", resamples=20)
-    assert (merged.values, merged.n) == (whole.values, 11)
-
-
-def test_a_part_that_is_missing_or_was_made_otherwise_is_named(tmp_path: Path) -> None:
-    run(Counted(5), Still(), tmp_path, FEW, part=(1, 2))
-    with pytest.raises(DataError, match=r"part 2/2 in .* is not finished"):
-        merge(tmp_path)
-    with pytest.raises(DataError, match="made with another seed; choose another folder"):
-        run(Counted(5), Still(), tmp_path, Order(samples=3, seed=1), part=(1, 2))
-    with pytest.raises(ConfigError, match="part 3/2 does not exist"):
-        run(Counted(5), Still(), tmp_path, FEW, part=(3, 2))
-    with pytest.raises(DataError, match="holds no part"):
-        merge(tmp_path / "elsewhere")
-
-
-class Wrong(Still):
-    """Makes something that is no edit."""
-
-    def __init__(self, made: np.ndarray) -> None:
-        self.made = made
-
-    def edit(self, pictures: Sequence[Image], asks: Sequence[Ask], seeds: Sequence[int]) -> list[Image]:
-        return [self.made for _ in pictures]
-
-
-@pytest.mark.parametrize("made", [np.zeros((4, 4, 3), np.uint8), np.full((8, 8, 3), np.nan)])
-def test_an_editor_that_makes_no_picture_of_the_size_is_named(made: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"do-nothing made .* of sample 000"):
-        run(Counted(2), Wrong(made), tmp_path, FEW)
 
 
 class Points:
@@ -284,6 +186,52 @@ def test_a_folder_of_samples_is_scored_by_what_it_tells(tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl").write_text('{"key": "1"}')
     with pytest.raises(DataError, match="line 1 lacks key, source or instruction"):
         list(benchmark_named("editing").cases(Order(data=tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["restoration", "editing"])
+def test_as_many_composed_samples_as_asked_for_are_of_all_kinds_in_turn(name: str) -> None:
+    keys = [case.key for case in benchmark_named(name).cases(Order(samples=5))]
+    assert len(set(keys)) == 5
+    assert len({key.split("-")[2] for key in keys}) == {"restoration": 3, "editing": 4}[name]
+
+
+def test_classes_are_read_from_a_folder_each_and_asked_for_four_at_a_time(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "cow", "hen", "golden_retriever"):
+        picture(tmp_path / "val" / name / "1.png")
+    picture(tmp_path / "val/dog/2.png")
+    benchmark, order = benchmark_named("classification"), Order(data=tmp_path, split="val")
+    cases = list(benchmark.cases(order))
+    assert len(cases) == 4 * 6
+    samples = [case.load() for case in cases]
+    asked = {sample.label["choice"]: sample.asks[0].instruction for sample in samples}
+    assert "golden retriever" in asked["golden_retriever"]
+    assert all(sum(s.label["choice"] == s.label["truth"] for s in samples[i : i + 4]) == 1 for i in range(0, 24, 4))
+    few = benchmark.cases(Order(data=tmp_path, split="val", samples=5))
+    assert len({case.load().label["truth"] for case in few}) == 5  # the first of each class, not all of one
+    accuracy = scored(benchmark, Still(), tmp_path / "out", order).values["accuracy"]
+    assert (accuracy.value, accuracy.n, accuracy.bound) == (0.25, 6, None)
+    with pytest.raises(DataError, match=r"holds 0 folders of pictures.* or theirs with --split"):
+        list(benchmark.cases(Order(data=tmp_path)))
+
+
+class Composed(Benchmark):
+    """A benchmark that reads no data."""
+
+    name = "composed"
+
+
+def test_a_benchmark_that_reads_no_data_says_what_it_can_be_run_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="composed reads no data set; leave --data out"):
+        list(Composed().cases(Order(data=tmp_path)))
+
+
+def test_faces_in_two_folders_may_have_the_same_name(tmp_path: Path) -> None:
+    points = "\n".join(f"{20 + 10 * x} {30 + 5 * x}" for x in range(5))
+    for folder in ("indoor", "outdoor"):
+        picture(tmp_path / folder / "1.png")
+        (tmp_path / folder / "1.pts").write_text(f"{{\n{points}\n}}\n")
+    report = scored(benchmark_named("faces"), Still(), tmp_path / "out", Order(data=tmp_path, size=64))
+    assert report.values["nme"].n == 2
 
 
 @pytest.mark.parametrize("count", [5, 68])

@@ -44,10 +44,7 @@ def test_parts_are_put_together_by_benchmark_and_a_missing_one_is_named(tmp_path
     told = orders(["restoration", "semantic"], TWO)
     parts = [run(order, Still, tmp_path / str(at)).path for at, order in enumerate([*told, NOTHING])]
     made = merge(parts, tmp_path / "all")
-    assert {name: report["n"] for name, report in made.facts.items()} == {
-        "restoration": 12,
-        "semantic": 4,
-    }  # of each kind of damage
+    assert {name: report["n"] for name, report in made.facts.items()} == {"restoration": 4, "semantic": 4}
     assert [path.parent.name for path in reports(made.path)] == ["restoration", "semantic"]
     known = gathered(Evidence(benchmarks=reports(made.path)))
     assert [(r.benchmark, r.model, r.data) for r in known.benchmarks] == [
@@ -88,6 +85,6 @@ def test_the_loop_runs_on_this_machine(tmp_path: Path, monkeypatch: pytest.Monke
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
     made = benchmark(benchmarks="restoration", samples=2, parts=2, work=str(tmp_path / "work"))
     (report,) = reports(Path(made.outputs["benchmarks"].path))
-    assert json.loads(report.read_text())["n"] == 6  # of each kind of damage
+    assert json.loads(report.read_text())["n"] == 2
     (page,) = (tmp_path / "root").glob("*/merge/page")
     assert "psnr" in page.read_text()

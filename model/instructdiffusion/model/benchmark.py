@@ -58,9 +58,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Order:
-    """What to score on. `size` is the side of composed pictures and of people's crops; `samples` 0 means all.
+    """What to score on. `size` is the side of composed pictures and of people's crops.
 
-    Reports call the data by `name`, or else by its folder.
+    `samples` is the most to score on, 0 for all: queries or pictures of all kinds together; people, faces, pictures to
+    classify and sessions, each of which makes several rows, count once. Reports call the data by `name`, or else by its
+    folder.
     """
 
     data: Path | None = None
@@ -112,6 +114,7 @@ class Benchmark:
     about: ClassVar[str]  # one line: what is scored, and which table of the paper it fills
     count: ClassVar[int] = 100  # composed samples, where no data is given
     tasks: ClassVar[tuple[str, ...]] = ()  # of the data sets that it reads
+    cuts: ClassVar[bool] = False  # whether it cuts what it scores out of their pictures, in the order's size
 
     def cases(self, order: Order) -> Iterator[Case]:
         """Every sample, always in the same order.
@@ -123,8 +126,12 @@ class Benchmark:
         return self.read(order, order.data) if order.data is not None else self.composed(order)
 
     def read(self, order: Order, data: Path) -> Iterator[Case]:
-        """The samples of a data set on disk."""
-        raise NotImplementedError
+        """The samples of a data set on disk.
+
+        Raises:
+            ConfigError: the benchmark reads none.
+        """
+        raise ConfigError(f"benchmark {self.name} reads no data set; leave --data out, and its samples are composed")
 
     def composed(self, order: Order) -> Iterator[Case]:
         """The embedded samples."""
@@ -161,10 +168,11 @@ def studio(size: int) -> Studio:
     return Studio.open(size, "test")
 
 
-def scenes(order: Order, task: str, count: int) -> Iterator[tuple[str, Callable[[], Triplet]]]:
-    """Composed triplets of a task, by key."""
+def scenes(order: Order, tasks: Sequence[str], count: int) -> Iterator[tuple[str, Callable[[], Triplet]]]:
+    """Composed triplets by key, `count` or as many as ordered, of each task in turn."""
     for number in range(order.samples or count):
-        seed = f"{order.seed}/benchmark/{task}/{number}"
+        task = tasks[number % len(tasks)]
+        seed = f"{order.seed}/benchmark/{task}/{number // len(tasks)}"
         yield seed.replace("/", "-"), partial(_scene, order.size, task, seed)
 
 

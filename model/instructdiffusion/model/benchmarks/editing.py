@@ -73,9 +73,8 @@ class Objects(Benchmark):
             yield Case(key, partial(_sample, data, key, line))
 
     def composed(self, order: Order) -> Iterator[Case]:
-        for kind in KINDS:
-            for key, make in scenes(order, kind, self.count // len(KINDS)):
-                yield Case(key, partial(_composed, key, make))
+        for key, make in scenes(order, KINDS, self.count):
+            yield Case(key, partial(_composed, key, make))
 
     def row(self, sample: Sample, outputs: Sequence[Image], tools: Tools) -> Row:
         output, label, row = outputs[-1], sample.label, dict[str, Any]()

@@ -60,6 +60,7 @@ class Keypoints(Benchmark):
     name = "keypoints"
     about = "joints by COCO's OKS with true boxes, and PCK (table 2): COCO, CrowdPose, MPII, AIC, Human-Art, AP-10K"
     tasks = ("keypoint",)
+    cuts = True
 
     def read(self, order: Order, data: Path) -> Iterator[Case]:
         shared = AS_COCO if reader_for(data).name == "AP-10K" else None  # only these are compared, as in the paper
@@ -76,7 +77,7 @@ class Keypoints(Benchmark):
                 yield Case(f"{example.key}-{start}", _person(example, names, part, order.size, start))
 
     def composed(self, order: Order) -> Iterator[Case]:
-        for key, load in scenes(order, "keypoint", self.count):
+        for key, load in scenes(order, self.tasks, self.count):
             yield Case(key, partial(_thing, key, load))
 
     def row(self, sample: Sample, outputs: Sequence[Image], tools: Tools) -> Row:
@@ -179,7 +180,7 @@ class Segmentation(Benchmark):
             yield Case(example.key, partial(self._sample, example))
 
     def composed(self, order: Order) -> Iterator[Case]:
-        for key, load in scenes(order, self.task.name, self.count):
+        for key, load in scenes(order, self.tasks, self.count):
             yield Case(key, partial(_composed, key, load))
 
     def _sample(self, example: Example) -> Sample:

@@ -35,6 +35,7 @@ class Restoration(Benchmark):
     name = "restoration"
     about = "clean pictures by PSNR and SSIM (table 5): GoPro, REDS, SIDD, CLWD"
     tasks = KINDS
+    count = 300
 
     def read(self, order: Order, data: Path) -> Iterator[Case]:
         for number, example in enumerate(held_out(order, data, self.tasks)):
@@ -43,9 +44,8 @@ class Restoration(Benchmark):
             yield Case(example.key, partial(_loaded, example))
 
     def composed(self, order: Order) -> Iterator[Case]:
-        for kind in KINDS:
-            for key, load in scenes(order, kind, self.count):
-                yield Case(key, partial(_composed, key, kind, load))
+        for key, load in scenes(order, KINDS, self.count):
+            yield Case(key, partial(_composed, key, load))
 
     def row(self, sample: Sample, outputs: Sequence[Image], tools: Tools) -> Row:
         target = sample.targets[-1]
@@ -62,9 +62,9 @@ def _loaded(example: Example) -> Sample:
     return Sample(example.key, source, (ask,), (target,), label, example.picture, example.task)
 
 
-def _composed(key: str, kind: str, load: Callable[[], Triplet]) -> Sample:
+def _composed(key: str, load: Callable[[], Triplet]) -> Sample:
     triplet = load()
-    return Sample(key, triplet.source, (triplet.ask,), (triplet.target,), triplet.label, key, kind)
+    return Sample(key, triplet.source, (triplet.ask,), (triplet.target,), triplet.label, key, triplet.ask.task)
 
 
 BENCHMARKS = (Restoration(),)

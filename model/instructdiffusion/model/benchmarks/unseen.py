@@ -7,8 +7,9 @@ believes the one of which most was marked. Faces are asked for like joints, five
 from __future__ import annotations
 
 import glob
+import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -32,6 +33,7 @@ from instructdiffusion.model.benchmark import (
 from instructdiffusion.model.data.augment import person_crop, uncropped
 from instructdiffusion.model.data.pictures import load
 from instructdiffusion.model.data.readers import Example
+from instructdiffusion.model.data.readers.folders import folders_in, pictures_in
 from instructdiffusion.model.data.shards import Triplet
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.metrics import coco
@@ -73,7 +75,7 @@ class Detection(Benchmark):
             yield Case(example.key, partial(_query, example))
 
     def composed(self, order: Order) -> Iterator[Case]:
-        for key, load_one in scenes(order, "segmentation", self.count):
+        for key, load_one in scenes(order, self.tasks, self.count):
             yield Case(key, partial(_scene, key, load_one))
 
     def row(self, sample: Sample, outputs: Sequence[Image], tools: Tools) -> Row:
@@ -92,7 +94,17 @@ class Classification(Benchmark):
     """What a picture shows, out of four."""
 
     name = "classification"
-    about = "the class of a picture by asking for each of four, by accuracy: composed scenes of one thing"
+    about = "the class of a picture by asking for each of four, by accuracy: a folder a class, or composed scenes"
+
+    def read(self, order: Order, data: Path) -> Iterator[Case]:
+        classes = _classes(data / order.split)
+        in_turn = (path for row in itertools.zip_longest(*classes.values()) for path in row if path)
+        names = {path: name for name, paths in classes.items() for path in paths}
+        for path in itertools.islice(in_turn, order.samples or None):
+            key = path.relative_to(data).as_posix()
+            kinds = _options(names[path], list(classes), Random(f"{order.seed}/{key}"))
+            for choice, kind in enumerate(kinds):
+                yield Case(f"{key}-{choice}", partial(_picture, key, choice, path, kind, names[path]))
 
     def composed(self, order: Order) -> Iterator[Case]:
         for number in range(order.samples or self.count):
@@ -114,6 +126,7 @@ class Faces(Benchmark):
 
     name = "faces"
     about = "5 or 68 landmarks of faces by NME: a folder of pictures with .pts files"
+    cuts = True
 
     def read(self, order: Order, data: Path) -> Iterator[Case]:
         files = sorted(data.rglob("*.pts"))
@@ -121,8 +134,9 @@ class Faces(Benchmark):
             raise DataError(f"{data} holds no .pts file; name a folder of pictures with their landmarks beside them")
         for file in files[: order.samples or None]:
             points = landmarks(file)
+            name = file.relative_to(data).with_suffix("").as_posix()
             for start in range(0, len(points), MOST_JOINTS):
-                yield Case(f"{file.stem}-{start}", partial(_face, file, points, start, order.size))
+                yield Case(f"{name}-{start}", partial(_face, name, file, points, start, order.size))
 
     def row(self, sample: Sample, outputs: Sequence[Image], tools: Tools) -> Row:
         read = KEYPOINT.read(outputs[-1], sample.source, sample.asks[-1])["joints"]
@@ -210,12 +224,39 @@ def _choice(key: str, choice: int, size: int) -> Sample:
     rng = Random(key)
     scene = studio(size).scene(rng, most=1)
     truth, source = scene.things[0].kind, scene.render()
-    kinds = rng.sample([truth, *rng.sample([k for k in KINDS if k != truth], CHOICES - 1)], CHOICES)
+    kinds = _options(truth, KINDS, rng)
     mask = scene.mask(0) if kinds[choice] == truth else np.zeros((size, size), np.bool_)
     ask = SEGMENTATION.ask({"phrase": kinds[choice], "mask": mask}, rng)
     target = SEGMENTATION.paint(source, {"mask": mask}, ask)
     known = {"choice": kinds[choice], "truth": truth}
     return Sample(f"{key}-{choice}", source, (ask,), (target,), known, key)
+
+
+def _options(truth: str, kinds: Iterable[str], rng: Random) -> list[str]:
+    """The true class among others, in any order."""
+    return rng.sample([truth, *rng.sample([k for k in kinds if k != truth], CHOICES - 1)], CHOICES)
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """The pictures of each class, by the name of its folder.
+
+    Raises:
+        DataError: there are too few to choose from.
+    """
+    found = {one: [folder / one / name for name in pictures_in(folder / one)] for one in folders_in(folder)}
+    classes = {one: paths for one, paths in found.items() if paths}
+    if len(classes) < CHOICES:
+        raise DataError(
+            f"{folder} holds {len(classes)} folders of pictures, one a class; it takes {CHOICES} to choose from: "
+            "name the folder above them, or theirs with --split"
+        )
+    return classes
+
+
+def _picture(key: str, choice: int, path: Path, kind: str, truth: str) -> Sample:
+    """A picture, and one of the four classes that it could be; where what it shows is, nobody knows."""
+    ask = SEGMENTATION.ask({"phrase": kind.replace("_", " "), "mask": None}, Random(f"{key}-{choice}"))
+    return Sample(f"{key}-{choice}", load(path), (ask,), (None,), {"choice": kind, "truth": truth}, key)
 
 
 def _classified(rows: Sequence[Row]) -> float | None:
@@ -224,12 +265,12 @@ def _classified(rows: Sequence[Row]) -> float | None:
     return accuracy(shares, rows[0]["truth"]) if len(shares) == CHOICES else None
 
 
-def _face(file: Path, points: dict[str, list[float]], start: int, size: int) -> Sample:
+def _face(name: str, file: Path, points: dict[str, list[float]], start: int, size: int) -> Sample:
     """A face, cut out by its landmarks, and five of them."""
     pictures = [p for p in sorted(file.parent.glob(f"{glob.escape(file.stem)}.*")) if p != file]
     if not pictures:
         raise DataError(f"{file} has no picture beside it; put it there under the same name")
-    key, part = f"{file.stem}-{start}", list(points)[start : start + MOST_JOINTS]
+    key, part = f"{name}-{start}", list(points)[start : start + MOST_JOINTS]
     low, high = np.min(list(points.values()), 0), np.max(list(points.values()), 0)
     box = [float(side) for side in (*low, *high)]
     crop, cut = person_crop(
@@ -237,7 +278,7 @@ def _face(file: Path, points: dict[str, list[float]], start: int, size: int) -> 
     )
     ask = KEYPOINT.asking(cut, part, Random(key))
     target = KEYPOINT.paint(crop, cut, ask) if set(part) <= set(cut["joints"]) else None
-    return Sample(key, crop, (ask,), (target,), {"wanted": points, "box": box}, file.stem)
+    return Sample(key, crop, (ask,), (target,), {"wanted": points, "box": box}, name)
 
 
 def _aligned(rows: Sequence[Row]) -> float:
