@@ -38,7 +38,7 @@ LEAK = {"clean": True, "found": 0, "held_out": DATA, "trained": {"out/train": "s
 PROBES = [{"name": "nude", "passed": True}, {"name": "face", "passed": False}]
 
 
-def benchmark(editor: str = f"model@{NEW}", data: str = "/data/wflw", p95: float = 0.5, **value: Any) -> dict[str, Any]:
+def benchmark(editor: str = f"model@{NEW}", data: str = "wflw@sha256:1", p95: float = 0.5, **value: Any) -> dict[str, Any]:
     spec = {"name": "nme", "unit": "x", "better": "lower"}
     nme = {"spec": spec, "value": 0.1, "low": 0.08, "high": 0.12, "n": 200, "missing": "", **value}
     return {"benchmark": "faces", "editor": editor, "data": data, "values": {"nme": nme}, "latency": {"p95": p95}}
@@ -124,18 +124,18 @@ def test_benchmarks_have_limits_on_the_side_that_hurts() -> None:
 
 
 def test_a_limit_may_name_the_data_and_how_many_samples_it_takes() -> None:
-    both = {"benchmarks": [benchmark(), benchmark(data="/data/300w", value=0.3, high=0.4)]}
+    both = {"benchmarks": [benchmark(), benchmark(data="300w@sha256:2", value=0.3, high=0.4)]}
     assert "faces/nme is 0.300" in held({"benchmarks": {"faces/nme": 0.2}}, both)  # both count, whichever comes last
     assert "faces/nme is 0.300" in held({"benchmarks": {"faces/nme": 0.2}}, {"benchmarks": both["benchmarks"][::-1]})
-    assert held({"benchmarks": {"faces/nme": {"min": 0.2, "data": "/data/wflw", "n": 200}}}, both) == ""
-    few = {"benchmarks": {"faces/nme": {"min": 0.2, "data": "/data/wflw", "n": 201}}}
+    assert held({"benchmarks": {"faces/nme": {"min": 0.2, "data": "wflw", "n": 200}}}, both) == ""
+    few = {"benchmarks": {"faces/nme": {"min": 0.2, "data": "wflw", "n": 201}}}
     assert "was measured on 200 samples, 201 are asked for" in held(few, both)
-    elsewhere = {"benchmarks": {"faces/nme": {"min": 0.2, "data": "/data/cofw"}}}
-    assert "was not measured on /data/cofw, only on /data/wflw, /data/300w; run: " in held(elsewhere, both)
+    elsewhere = {"benchmarks": {"faces/nme": {"min": 0.2, "data": "cofw"}}}
+    assert "was not measured on cofw, only on wflw@sha256:1, 300w@sha256:2; run: " in held(elsewhere, both)
 
 
 def test_latency_has_a_budget_for_every_report() -> None:
-    both = {"benchmarks": [benchmark(), benchmark(data="/data/300w", p95=0.3)]}
+    both = {"benchmarks": [benchmark(), benchmark(data="300w@sha256:2", p95=0.3)]}
     assert held({"latency": 0.6}, both) == ""
     assert "take up to 0.500 s, the budget is 0.4 s" in held({"latency": 0.4}, both)
     assert "no benchmark's report" in held({"latency": 1})

@@ -56,13 +56,13 @@ def test_parts_are_put_together_by_benchmark_and_a_missing_one_is_named(tmp_path
         merge(parts[:1], tmp_path / "half")
 
 
-def test_a_report_names_its_data_by_the_address_that_the_policy_gave(tmp_path: Path) -> None:
+def test_a_report_names_its_data_as_the_address_that_the_policy_gave(tmp_path: Path) -> None:
     Pillow.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     sample = {"key": "1", "source": "red.png", "instruction": "Remove the dog.", "target": "red.png"}
     (tmp_path / "samples.jsonl").write_text(json.dumps(sample))
     (order,) = orders(["editing"], Measure(data={"editing": "s3://bucket/edits"}))
     part = run(order, Still, tmp_path / "part", data=lambda address: tmp_path).path
-    assert merge([part], tmp_path / "all").facts["editing"]["data"] == "s3://bucket/edits"
+    assert merge([part], tmp_path / "all").facts["editing"]["data"].startswith("edits@sha256:")
 
 
 def test_a_part_that_is_done_is_not_measured_again(tmp_path: Path) -> None:

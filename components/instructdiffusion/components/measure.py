@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -100,7 +100,7 @@ def run(
         samples=wanted.samples,
         size=wanted.size or editor.resolution or benches.EMBEDDED_SIZE,
         seed=wanted.seed,
-        name=wanted.data,  # and not by a copy's folder: a policy may ask for data by its address
+        name=PurePosixPath(wanted.data).name,  # and not the copy's: a policy may ask for data by its name
     )
     bench = benchmark_named(wanted.benchmark)
     score(bench, editor, out / bench.name, asked, part=(wanted.part, wanted.parts), progress=progress)

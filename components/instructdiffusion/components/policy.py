@@ -4,7 +4,7 @@
     floors: {remove: 6.0, remove/background: 30.0}   # the lower end of the interval must reach it
     benchmarks:                                      # the same, of reports that `benchmark merge` wrote
       keypoints/oks_ap: 0.5
-      restoration/psnr: {min: 30.0, data: /data/gopro, n: 500}
+      restoration/psnr: {min: 30.0, data: gopro, n: 500}
     leak: required
     safety: required
     latency: 2.5
@@ -62,7 +62,7 @@ class Limit(BaseModel):
         description="What the lower end of its interval must reach; where less is better, the most of the upper end."
     )
     data: str = Field(
-        "", description="What it must be measured on: a folder, an s3:// address, or embedded; empty: anything."
+        "", description="What it must be measured on: a folder's name, best with its digest, or embedded; empty: anything."
     )
     n: int = Field(0, ge=0, description="Independent samples that it must be measured on at least.")
 
@@ -195,7 +195,7 @@ def _benchmark(name: str, limit: Limit, reports: Sequence[BenchmarkReport]) -> l
     """A metric in every report of its benchmark, or in those of the data that the limit names."""
     bench, _, metric = name.partition("/")
     of_bench = [report for report in reports if report.benchmark == bench]
-    found = [report for report in of_bench if limit.data in ("", report.data)]
+    found = [report for report in of_bench if limit.data in ("", report.data, report.data.partition("@")[0])]
     if found:
         return [_limit(name, limit, report.data, report.values.get(metric)) for report in found]
     there = f" on {limit.data}, only on {', '.join(report.data for report in of_bench)}" if of_bench else ""

@@ -6,6 +6,7 @@ depend on stands in `part-1-of-2.json`: parts that were made differently are not
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from instructdiffusion.model.benchmark import UNJUDGED, Benchmark, Case, Measure, Order, Row, Sample, Tools
 from instructdiffusion.model.benchmarks import benchmark_named
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.files import write_atomic
+from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.metrics import Spec, Value, measured, missing
 from instructdiffusion.model.seeds import seed_of
 from instructdiffusion.model.task import Image
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 REPORT = "benchmark.json"
 BATCH = 16  # samples edited at once, and the most that a killed run does again
+LISTS = (".json", ".jsonl", ".pts", ".txt", ".csv")  # what tells of pictures: files whose content is in a data's digest
 RESAMPLES = 1000
 PICTURES = ("output", "floor", "bound")  # what each sample is measured on
 Progress = Callable[[int, int], None]
@@ -41,7 +43,7 @@ class Head(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     benchmark: str
     editor: str
-    data: str
+    data: str = Field(description="name of the folder and what is in it, see `data_named`; or that it is composed")
     split: str
     samples: int
     size: int
@@ -62,7 +64,10 @@ class Report(BaseModel):
     n: int
     values: dict[str, Value]
     slices: dict[str, dict[str, Value]]
-    latency: dict[str, float] = Field(description="seconds a sample, edited in batches: mean, p50 and p95")
+    latency: dict[str, float] = Field(
+        description="seconds a sample, each one's being its share of a batch of up to `batch`, hence of no single "
+        "request: mean, p50 and p95"
+    )
 
 
 def run(
@@ -90,7 +95,9 @@ def run(
         raise ConfigError(f"part {number}/{parts} does not exist; count from 1/{parts} to {parts}/{parts}")
     tools = tools or Tools()
     rows, head = _files(out, number, parts)
-    _same(head, _head(benchmark, endpoint, order, parts, tools))
+    if not rows.is_file():
+        head.unlink(missing_ok=True)  # nothing was measured yet: what is mended in between may change the head
+    _same(head, _head(benchmark, endpoint, order, parts, tools, out))
     done = set(_repaired(rows))
     mine = itertools.islice(_unique(benchmark.cases(order)), number - 1, None, parts)
     for batch in _batches(case for case in mine if case.key not in done):
@@ -107,12 +114,15 @@ def merge(out: Path, *, resamples: int = RESAMPLES) -> Report:
     """Make the numbers of all parts in `out`, and write `benchmark.json`.
 
     Raises:
-        DataError: a part is missing, unfinished or made with other settings; names it.
+        DataError: a part is missing, unfinished, of another run or made with other settings; names it.
     """
     heads = sorted(out.glob("part-*.json"))
     if not heads:
         raise DataError(f"{out} holds no part of a benchmark; run it first")
-    first = _read_head(heads[0])
+    found = [_read_head(head) for head in heads]
+    first = found[0]
+    if other := next((path for path, head in zip(heads, found, strict=True) if head.parts != first.parts), None):
+        raise DataError(f"{out} holds parts of two runs, {heads[0].name} and {other.name}; delete those of one")
     rows: dict[str, Row] = {}
     for number in range(1, first.parts + 1):
         file, head = _files(out, number, first.parts)
@@ -151,18 +161,19 @@ def _report(head: Head, rows: Sequence[Row], resamples: int) -> Report:
             "mean": float(seconds.mean()),
             "p50": float(np.quantile(seconds, 0.5)),
             "p95": float(np.quantile(seconds, 0.95)),
+            "batch": float(BATCH),
         },
     )
 
 
 def _value(spec: Spec, measure: Measure, rows: Sequence[Row], resamples: int) -> Value:
-    """One metric of some rows; those of a group are one unit."""
+    """One metric of some rows; those of a group are one unit, of which a bound is known where all its rows have it."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["group"], []).append(row)
 
     def units(of: str) -> list[Any]:
-        picked = (measure.pick([r[of] for r in group if r.get(of)]) for group in groups.values() if group[0].get(of))
+        picked = (measure.pick([r[of] for r in group]) for group in groups.values() if all(r[of] for r in group))
         return [unit for unit in picked if unit is not None]
 
     unjudged = [row[of][UNJUDGED] for row in rows for of in PICTURES if UNJUDGED in row[of]]
@@ -226,20 +237,36 @@ def _rebuilt(endpoint: Endpoint, samples: Sequence[Sample]) -> list[list[Image]]
     return found
 
 
-def _head(benchmark: Benchmark, endpoint: Endpoint, order: Order, parts: int, tools: Tools) -> Head:
+def _head(benchmark: Benchmark, endpoint: Endpoint, order: Order, parts: int, tools: Tools, out: Path) -> Head:
     measures = benchmark.measures(tools)
+    made = {"resolution": order.size if order.data is None or benchmark.cuts else 0, "seed": order.seed}
     return Head(
         benchmark=benchmark.name,
         editor=endpoint.name,
-        data=order.name or str(order.data or "embedded"),
+        data=data_named(order.data, out, order.name) if order.data else "embedded",
         split=order.split,
         samples=order.samples,
         size=order.size,
         seed=order.seed,
         parts=parts,
-        specs={m.spec.name: m.spec for m in measures},
+        specs={m.spec.name: m.spec.model_copy(update=made) for m in measures},
         missing={m.spec.name: m.why for m in measures if m.why},
     )
+
+
+def data_named(data: Path, out: Path, name: str = "") -> str:
+    """A folder's name with a digest of what is in it: the same wherever it lies, another when something changed.
+
+    `name` is the folder's where this is a copy of it.
+    Of its files names and sizes count; of lists, and of the manifest of triplets, the content too. Reading gigabytes
+    of pictures would take longer than to measure a part. What lies in `out`, which may be below it, is left out.
+    """
+    data, out, whole = data.resolve(), out.resolve(), hashlib.sha256()
+    for file in sorted(p for p in data.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        if not file.is_relative_to(out):
+            told = digest_of(file) if file.suffix in LISTS else file.stat().st_size
+            whole.update(f"{file.relative_to(data).as_posix()}\0{told}\n".encode())
+    return f"{name or data.name}@sha256:{whole.hexdigest()}"
 
 
 def _same(path: Path, wanted: Head) -> None:
