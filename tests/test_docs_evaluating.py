@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from commands import ran
 from markdown_it import MarkdownIt
 
 from instructdiffusion.components.evidence import BenchmarkReport
 from instructdiffusion.components.policy import Policy
+from instructdiffusion.components.tools import Addresses
 from instructdiffusion.model.benchmark import Tools
 from instructdiffusion.model.benchmarks import benchmarks
 from instructdiffusion.model.tasks import TASKS
@@ -63,7 +65,7 @@ def papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     leak, safety = blocks("json")[1:]
     (tmp_path / "leak.json").write_text(leak.replace("sha256:...", "sha256:held-out", 1))
     (tmp_path / "safety.json").write_text(safety.replace("sha256:...", digest))
-    (tmp_path / "policy.yaml").write_text(blocks("yaml")[0])
+    (tmp_path / "policy.yaml").write_text(blocks("yaml")[-1])
     (tmp_path / "train.json").write_text((BASE / "manifest.json").read_text())
     about = ("name", "licence", "intended_use", "limits", "contact")
     (tmp_path / "about.yaml").write_text("".join(f"{name}: something\n" for name in about))
@@ -109,13 +111,20 @@ def test_the_page_lists_every_benchmark_metric_and_field_of_a_policy() -> None:
     assert sorted(name for name in {*metrics, *Policy.model_fields} if f"`{name}`" not in text) == []
 
 
+def test_the_page_shows_how_a_pipeline_is_told_networks_and_judge() -> None:
+    policy = Policy.model_validate(yaml.safe_load(blocks("yaml")[0]))
+    assert (policy.measure.judge_model, policy.measure.split) == ("NAME", {"classification": "val"})
+    options = {f"--{name.replace('_', '-')}" for name in Addresses.model_fields}
+    assert sorted(option for option in options if option not in PAGE.read_text()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ("benchmark run semantics --out x", "no benchmark 'semantics'; choose one of"),
         ("benchmark run semantic --out x --part first", "--part 'first': write it as 1/4"),
         ("benchmark run semantic --out x --model do-nothing --url http://h", "one of them at a time"),
-        ("benchmark run judged --out x --judge http://h/v1", "--judge needs --judge-model"),
+        ("benchmark run judged --out x --judge http://h/v1", "the judge at http://h/v1 needs judge_model"),
         ("benchmark merge x", "holds no part of a benchmark"),
     ],
 )

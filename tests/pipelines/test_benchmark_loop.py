@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kfp import local
+import torch
+from drawings import picture
+from kfp import dsl, local
 from PIL import Image as Pillow
+from safetensors.torch import save_file
 
 from instructdiffusion.components.evidence import Evidence, gathered
 from instructdiffusion.components.measure import NOTHING, Measure, merge, orders, reports, run
@@ -16,6 +19,7 @@ from instructdiffusion.components.policy import Policy, measured
 from instructdiffusion.components.settings import NAMES
 from instructdiffusion.model.endpoints import Still
 from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.pipelines import evidence_steps
 
 TWO = Measure(samples=4, parts=2, size=32)
 
@@ -31,8 +35,9 @@ def test_each_part_of_each_benchmark_is_an_order() -> None:
     assert orders([], Measure()) == [NOTHING]
     with pytest.raises(ConfigError, match="no benchmark 'x'"):
         orders(["x"], TWO)
-    with pytest.raises(ConfigError, match="data is named for faces, which is not measured"):
-        orders(["semantic"], Measure(data={"faces": "/data"}))
+    for field, named in {"data": "data", "split": "a split"}.items():
+        with pytest.raises(ConfigError, match=f"{named} is named for faces, which is not measured"):
+            orders(["semantic"], Measure.model_validate({field: {"faces": "x"}}))
 
 
 def test_a_policy_names_the_benchmarks_to_measure() -> None:
@@ -73,6 +78,75 @@ def test_a_part_that_is_done_is_not_measured_again(tmp_path: Path) -> None:
     (order,) = orders(["restoration"], Measure(samples=2, size=32))
     first = run(order, Still, tmp_path / "part").digest
     assert run(order, Once, tmp_path / "part").digest == first
+
+
+def test_networks_and_judge_of_an_order_measure_its_part(tiny_clip: Path, tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(1, 24), "bias": torch.zeros(1)}, tmp_path / "aesthetic.safetensors")
+    how = Measure(
+        samples=1,
+        size=32,
+        clip=str(tiny_clip),
+        aesthetic="s3://bucket/aesthetic.safetensors",
+        judge="http://127.0.0.1:9/v1",
+        judge_model="eyes",
+    )
+    for order in orders(["editing", "judged"], how):
+        run(order, Still, tmp_path / "rows", file=lambda address: tmp_path / Path(address).name)
+    found = merge([tmp_path / "rows"], tmp_path / "all").facts
+    aesthetic = found["editing"]["values"]["aesthetic"]
+    assert aesthetic["value"] is not None
+    assert "aesthetic.safetensors@sha256:" in json.dumps(aesthetic["spec"])
+    assert found["editing"]["values"]["clip_sim"]["value"] is not None
+    assert "127.0.0.1:9/v1 can't be reached" in found["judged"]["values"]["overall"]["missing"]
+
+
+def test_an_order_names_the_split_of_its_data(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "cow", "hen"):
+        picture(tmp_path / "data/val" / name / "1.png")
+    how = Measure(data={"classification": str(tmp_path / "data")}, split={"classification": "val"})
+    (order,) = orders(["classification"], how)
+    made = merge([run(order, Still, tmp_path / "rows").path], tmp_path / "all")
+    assert made.facts["classification"]["n"] == 16
+
+
+def test_a_judge_without_a_model_is_refused(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("measure: {judge: http://eyes/v1}\n")
+    with pytest.raises(ConfigError, match="the judge at http://eyes/v1 needs judge_model"):
+        Policy.load(policy)
+
+
+def test_benchmarks_that_are_named_are_measured_with_the_data_and_tools_of_the_policy(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("measure: {clip: openai/clip, samples: 9, data: {editing: /edits, faces: /faces}}\n")
+    told = evidence_steps.assign.python_func(
+        policy=str(policy), benchmarks="editing", samples=2, parts=1, page=dsl.HTML(uri=str(tmp_path / "page"))
+    )
+    (order,) = map(json.loads, told)
+    assert (order["clip"], order["data"], order["samples"]) == ("openai/clip", "/edits", 2)
+
+
+@pytest.mark.parametrize(("given", "told"), [({"parts": 0}, "parts=0"), ({"samples": -1}, "samples=-1")])
+def test_a_step_refuses_numbers_that_no_benchmark_can_be_measured_by(
+    given: dict[str, int], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = dsl.HTML(uri=str(tmp_path / "page"))
+    with pytest.raises(SystemExit) as ended:
+        evidence_steps.assign.python_func(
+            **{"policy": "", "benchmarks": "semantic", "samples": 1, "parts": 1, "page": page, **given}
+        )
+    assert ended.value.code == ConfigError.exit_code
+    assert told in capsys.readouterr().out
+
+
+def test_a_probe_refuses_a_seed_below_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, safety = dsl.Model(metadata={"name": "m"}), dsl.Artifact(uri=str(tmp_path / "safety"))
+    with pytest.raises(SystemExit) as ended:
+        evidence_steps.probe.python_func(
+            model=model, policy="", seed=-1, work="", safety=safety, page=dsl.HTML(uri=str(tmp_path / "page"))
+        )
+    assert ended.value.code == ConfigError.exit_code
+    assert "seed=-1" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -10,12 +10,13 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from instructdiffusion.components.step import Made, made, once
 from instructdiffusion.components.storage import Store
+from instructdiffusion.components.tools import Addresses, opened
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.files import digest_of
 
@@ -25,23 +26,32 @@ if TYPE_CHECKING:
 NOTHING = ""  # the order of a loop that has nothing to do: loops over nothing are not to be relied on
 
 
-class Measure(BaseModel):
-    """How benchmarks are measured by a pipeline."""
+class Measure(Addresses):
+    """How benchmarks are measured by a pipeline, and by which networks and judge."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    samples: int = Field(0, ge=0, description="Of each benchmark; 0: all there are.")
+    samples: int = Field(0, ge=0, description="Of each benchmark, as `benchmark run` counts them; 0: all there are.")
     parts: int = Field(1, ge=1, le=1000, description="That each benchmark is divided into, done side by side.")
     size: int = Field(0, ge=0, description="Side of composed pictures and crops; 0: the model's own.")
     seed: int = Field(0, ge=0, description="Of everything random.")
     data: dict[str, str] = Field(
         default={}, description="By benchmark: folder or s3:// address of its data set; left out, composed samples."
     )
+    split: dict[str, str] = Field(
+        default={}, description="By benchmark: the split of its data set; left out, the one to score on."
+    )
+
+    def of(self, names: Sequence[str], samples: int, parts: int) -> Self:
+        """The same for these benchmarks alone."""
+        kept = {
+            field: {name: value for name, value in getattr(self, field).items() if name in names}
+            for field in ("data", "split")
+        }
+        return self.model_copy(update={**kept, "samples": samples, "parts": parts})
 
 
-class Order(BaseModel):
+class Order(Addresses):
     """A part of a benchmark."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     benchmark: str
     part: int
     parts: int
@@ -49,21 +59,30 @@ class Order(BaseModel):
     size: int
     seed: int
     data: str
+    split: str
 
 
 def orders(names: Sequence[str], how: Measure) -> list[str]:
     """What each part of these benchmarks is told; one line that says nothing where there are none.
 
     Raises:
-        ConfigError: there is no such benchmark, or data is named for one that is not measured.
+        ConfigError: there is no such benchmark, or data or a split is named for one that is not measured.
     """
     from instructdiffusion.model.benchmarks import benchmark_named
 
-    if strange := sorted(how.data.keys() - set(names)):
-        raise ConfigError(f"data is named for {strange[0]}, which is not measured; measured: {', '.join(names) or '-'}")
-    given = how.model_dump(exclude={"data"})
+    for field, named in {"data": how.data, "a split": how.split}.items():
+        if strange := sorted(named.keys() - set(names)):
+            measured = ", ".join(names) or "-"
+            raise ConfigError(f"{field} is named for {strange[0]}, which is not measured; measured: {measured}")
+    given = how.model_dump(exclude={"data", "split"})
     wanted = [
-        Order(benchmark=benchmark_named(name).name, part=part, data=how.data.get(name, ""), **given)
+        Order(
+            benchmark=benchmark_named(name).name,
+            part=part,
+            data=how.data.get(name, ""),
+            split=how.split.get(name, ""),
+            **given,
+        )
         for name in sorted(set(names))
         for part in range(1, how.parts + 1)
     ]
@@ -75,7 +94,8 @@ def run(
     endpoint: Callable[[], Endpoint],
     out: Path,
     *,
-    data: Callable[[str], Path] = Path,
+    folder: Callable[[str], Path] = Path,
+    file: Callable[[str], Path] = Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Made:
     """Measure a part into a folder of its benchmark below `out`; facts: the order. Nothing is uploaded.
@@ -84,7 +104,7 @@ def run(
         order: as `orders` tells; `NOTHING` leaves `out` empty.
         endpoint: opens what is measured.
         out: kept when the step is stopped, so that it goes on there.
-        data: brings the data of an address to this machine.
+        folder, file: bring the data and networks of an address to this machine.
         progress: told the samples done; in all is 0.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -96,14 +116,16 @@ def run(
 
     wanted, editor = Order.model_validate_json(order), endpoint()
     asked = benches.Order(
-        data(wanted.data) if wanted.data else None,
+        folder(wanted.data) if wanted.data else None,
+        wanted.split,
         samples=wanted.samples,
         size=wanted.size or editor.resolution or benches.EMBEDDED_SIZE,
         seed=wanted.seed,
         name=PurePosixPath(wanted.data).name,  # and not the copy's: a policy may ask for data by its name
     )
     bench = benchmark_named(wanted.benchmark)
-    score(bench, editor, out / bench.name, asked, part=(wanted.part, wanted.parts), progress=progress)
+    tools = opened(wanted, out / bench.name, folder=folder, file=file)
+    score(bench, editor, out / bench.name, asked, tools=tools, part=(wanted.part, wanted.parts), progress=progress)
     return Made(out, digest_of(out), facts=wanted.model_dump())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,12 +13,12 @@ from instructdiffusion.model.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from instructdiffusion.model.benchmark import Tools
     from instructdiffusion.model.scoring import Report
 
 benchmark = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score whatever edits pictures.")
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document for machines")]
+SAMPLES = "at most so many, of all kinds together: queries, people, faces, pictures or sessions; 0: all there are"
 Out = Annotated[Path, typer.Option(help="folder of the rows and of benchmark.json")]
 
 
@@ -52,27 +52,27 @@ def run(
     url: Annotated[str, typer.Option(help="a service instead; .../v2/models/NAME is asked by KServe's protocol")] = "",
     data: Annotated[Path | None, typer.Option(help="folder of the data set; left out, samples are composed")] = None,
     split: Annotated[str, typer.Option(help="left out, the one to score on")] = "",
-    samples: Annotated[int, typer.Option(min=0, help="at most so many; 0: all there are")] = 0,
+    samples: Annotated[int, typer.Option(min=0, help=SAMPLES)] = 0,
     size: Annotated[int, typer.Option(min=0, help="side of composed pictures and crops; 0: the model's own")] = 0,
     part: Annotated[str, typer.Option(metavar="I/N", help="one part of the samples, for one of N machines")] = "1/1",
     seed: Annotated[int, typer.Option(min=0, help="of everything random")] = 0,
     clip: Annotated[str, typer.Option(help="folder or hub id of a CLIP, for likeness to captions and pictures")] = "",
     dino: Annotated[str, typer.Option(help="folder or hub id of a DINO, for likeness to pictures")] = "",
-    aesthetic: Annotated[Path | None, typer.Option(help="file of LAION's aesthetic predictor")] = None,
+    aesthetic: Annotated[str, typer.Option(metavar="FILE", help="file of LAION's aesthetic predictor")] = "",
     judge: Annotated[str, typer.Option(metavar="URL", help="a vision model's endpoint, up to and with /v1")] = "",
     judge_model: Annotated[str, typer.Option(help="which model judges there")] = "",
-    judge_key: Annotated[str, typer.Option(envvar="OPENAI_API_KEY", hidden=True, help="of the judge's endpoint")] = "",
     as_json: Json = False,
 ) -> None:
     """Run a benchmark, or one part of it; the same command again goes on where it stopped."""
     from instructdiffusion.components.endpoints import endpoint
+    from instructdiffusion.components.tools import Addresses, opened
     from instructdiffusion.model.benchmark import EMBEDDED_SIZE, Order
     from instructdiffusion.model.benchmarks import benchmark_named
     from instructdiffusion.model.scoring import merge
     from instructdiffusion.model.scoring import run as run_part
 
     wanted, at = benchmark_named(name), _part(part)
-    tools = _tools(clip, dino, aesthetic, (judge, judge_model, judge_key), out)
+    tools = opened(Addresses(clip=clip, dino=dino, aesthetic=aesthetic, judge=judge, judge_model=judge_model), out)
     editor = endpoint(model, url)
     order = Order(data, split, samples, size or editor.resolution or EMBEDDED_SIZE, seed)
     run_part(wanted, editor, out, order, tools=tools, part=at)
@@ -142,7 +142,7 @@ def probe(
 
 
 def table(report: Report) -> Table:
-    """A benchmark's numbers; what is missing stands with its reason."""
+    """A benchmark's numbers; what is missing stands with its reason, a bound of fewer samples with how many."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -155,6 +155,7 @@ def table(report: Report) -> Table:
                 rows.add_row(name, f"[dim]missing: {value.missing}[/]")
                 continue
             ends = ["" if end is None else f"{end:.3f}" for end in (value.floor, value.bound)]
+            ends[1] += f" (of {value.bound_n})" if value.bound_n is not None else ""
             rows.add_row(name, f"{value.value:.3f}", f"{value.low:.3f} to {value.high:.3f}", *ends, str(value.n))
     return rows
 
@@ -173,25 +174,3 @@ def _part(text: str) -> tuple[int, int]:
     if not (number.isdecimal() and parts.isdecimal()):
         raise ConfigError(f"--part {text!r}: write it as 1/4, the first of four")
     return int(number), int(parts)
-
-
-def _tools(clip: str, dino: str, aesthetic: Path | None, judge: tuple[str, str, str], out: Path) -> Tools:
-    from instructdiffusion.components.judge import Judge
-    from instructdiffusion.model.benchmark import Tools
-    from instructdiffusion.model.files import digest_of
-    from instructdiffusion.model.metrics import networks
-
-    url, model, key = judge
-    if url and not model:
-        raise ConfigError("--judge needs --judge-model: which model judges there")
-    made: dict[str, Any] = {}
-    if clip:
-        made["clip"] = networks.clip(clip)
-    if dino:
-        made["dino"] = networks.dino(dino)
-    if aesthetic:
-        made["aesthetic"] = networks.aesthetic_layers(aesthetic)
-        made["aesthetic_name"] = f"{aesthetic.name}@{digest_of(aesthetic)}"
-    if url:
-        made["judge"] = Judge(url, model, out / "judged", key=key)
-    return Tools(**made)

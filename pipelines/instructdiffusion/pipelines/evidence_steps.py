@@ -34,8 +34,10 @@ def probe(
     from instructdiffusion.components.probe import run
     from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
+    from instructdiffusion.pipelines.parameters import require
 
     with inside(f"probe ({model.metadata['name']})") as here:
+        require(seed=seed)
         asked = here.policy(policy, Path(page.path)).probes
         nsfw = here.kept_folder(asked.nsfw, Path(work)) if asked.nsfw else None
         made = run(
@@ -57,22 +59,24 @@ def assign(policy: str, benchmarks: str, samples: int, parts: int, page: dsl.Out
 
     Args:
         policy: the gate's, a YAML file or its s3:// address; its benchmarks are measured as it says.
-        benchmarks: names with commas between them, instead of those of a policy.
+        benchmarks: names with commas between them, instead of those of a policy; data and tools are the policy's.
         samples: of each of these; 0: all there are.
         parts: that each of these is divided into.
         page: what is to be measured.
     """
     from pathlib import Path
 
-    from instructdiffusion.components.measure import Measure, orders
+    from instructdiffusion.components.measure import orders
     from instructdiffusion.components.policy import measured
     from instructdiffusion.pipelines import pages
     from instructdiffusion.pipelines.inside import inside
+    from instructdiffusion.pipelines.parameters import require
 
     with inside("assign benchmarks") as here:
+        require(samples=samples, parts=parts)
         held_to = here.policy(policy, Path(page.path))
         names = [name.strip() for name in benchmarks.split(",") if name.strip()]
-        how = Measure(samples=int(samples), parts=int(parts)) if names else held_to.measure
+        how = held_to.measure.of(names, int(samples), int(parts)) if names else held_to.measure
         made = orders(names or measured(held_to), how)
         here.show(page, pages.page("benchmarks", tables=[[("part",), *((order,) for order in made)]]))
         return made
@@ -113,7 +117,12 @@ def measure(
 
         job = folder_for(Path(work), "benchmark", [order, model.metadata["digest"]])
         made = run(
-            order, endpoint, job, data=lambda address: here.kept_folder(address, Path(work)), progress=here.progress
+            order,
+            endpoint,
+            job,
+            folder=lambda address: here.kept_folder(address, Path(work)),
+            file=lambda address: here.file(address, job.with_name(f"{job.name}.files") / Path(address).name),
+            progress=here.progress,
         )
         copy(job, rows)
         here.keep(rows, made, name=title)
