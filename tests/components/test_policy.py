@@ -38,7 +38,9 @@ LEAK = {"clean": True, "found": 0, "held_out": DATA, "trained": {"out/train": "s
 PROBES = [{"name": "nude", "passed": True}, {"name": "face", "passed": False}]
 
 
-def benchmark(editor: str = f"model@{NEW}", data: str = "wflw@sha256:1", p95: float = 0.5, **value: Any) -> dict[str, Any]:
+def benchmark(
+    editor: str = f"model@{NEW}", data: str = "wflw@sha256:1", p95: float = 0.5, **value: Any
+) -> dict[str, Any]:
     spec = {"name": "nme", "unit": "x", "better": "lower"}
     nme = {"spec": spec, "value": 0.1, "low": 0.08, "high": 0.12, "n": 200, "missing": "", **value}
     return {"benchmark": "faces", "editor": editor, "data": data, "values": {"nme": nme}, "latency": {"p95": p95}}

@@ -66,7 +66,7 @@ def test_a_report_names_its_data_as_the_address_that_the_policy_gave(tmp_path: P
     sample = {"key": "1", "source": "red.png", "instruction": "Remove the dog.", "target": "red.png"}
     (tmp_path / "samples.jsonl").write_text(json.dumps(sample))
     (order,) = orders(["editing"], Measure(data={"editing": "s3://bucket/edits"}))
-    part = run(order, Still, tmp_path / "part", data=lambda address: tmp_path).path
+    part = run(order, Still, tmp_path / "part", folder=lambda address: tmp_path).path
     assert merge([part], tmp_path / "all").facts["editing"]["data"].startswith("edits@sha256:")
 
 

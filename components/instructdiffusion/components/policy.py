@@ -62,7 +62,7 @@ class Limit(BaseModel):
         description="What the lower end of its interval must reach; where less is better, the most of the upper end."
     )
     data: str = Field(
-        "", description="What it must be measured on: a folder's name, best with its digest, or embedded; empty: anything."
+        "", description="What it must be measured on: a folder's name, with digest or without, or embedded; empty: all."
     )
     n: int = Field(0, ge=0, description="Independent samples that it must be measured on at least.")
 
