@@ -45,8 +45,8 @@ def test_every_command_runs_as_it_stands_in_their_order(text: str, server: Pipel
     for line in lines:
         ended = ran(line, tmp_path, **environment)
         assert ended.exit_code == 0, f"{line}\n{ended.stderr}"
-    assert len(lines) == 6
-    assert len(server.runs) == 2
+    assert len(lines) == 8
+    assert len(server.runs) == 4
     assert {path.stem for path in (tmp_path / "out/pipelines").iterdir()} == {*NAMES}
 
 

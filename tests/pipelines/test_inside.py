@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from instructdiffusion.model.errors import DataError, ServiceError
+from instructdiffusion.model.errors import ConfigError, DataError, ServiceError
 from instructdiffusion.pipelines.inside import inside
+from instructdiffusion.pipelines.parameters import require
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,8 @@ def test_measures_have_a_file_as_the_cache_wants(tmp_path: Path) -> None:
     with inside("make something") as here:
         here.measure(metrics, {"loss": 0.5, "seconds": 3.0})
     assert metrics.metadata == {"loss": 0.5, "seconds": 3.0} == json.loads(Path(metrics.path).read_text())
+
+
+def test_a_step_refuses_a_parameter_that_the_pages_let_through() -> None:
+    with pytest.raises(ConfigError, match=r"train_steps=-1: .*; recipe=base: input should be 'adapt', "):
+        require(train_steps=-1, recipe="base")

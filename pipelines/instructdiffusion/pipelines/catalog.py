@@ -17,7 +17,13 @@ from instructdiffusion.pipelines.release_steps import seat
 
 @dsl.pipeline(name="train", description="Train a model on latents and score it.")
 def train(
-    latents: str, held_out: str, start: str = "", train_steps: int = 30, seed: int = 0, work: str = "/work"
+    latents: str,
+    held_out: str,
+    start: str = "",
+    recipe: str = "train",
+    train_steps: int = 30,
+    seed: int = 0,
+    work: str = "/work",
 ) -> graph.Trained:
     """Train a model on latents and score it.
 
@@ -25,7 +31,9 @@ def train(
         latents: address of what to train on, as the data pipeline's artifact shows it (s3://...).
         held_out: address of the triplets to score on.
         start: the model to start from, a folder or its s3:// address; empty: the base inside the package.
-        train_steps: optimizer steps.
+        recipe: of the training: adapt, train, align at nano size; small_adapt, small, small_align on one GPU;
+            paper_adapt, paper, paper_align.
+        train_steps: optimizer steps; 0: as many as the recipe says.
         seed: of order and noise.
         work: folder that outlives the run.
     """
@@ -33,6 +41,7 @@ def train(
         base=fetch(source=start, name="base").outputs["model"],
         latents=load(source=latents, name="train").outputs["shards"],
         held_out=load(source=held_out, name="held-out").outputs["shards"],
+        recipe=recipe,
         steps=train_steps,
         seed=seed,
         work=work,
@@ -48,6 +57,7 @@ def align(
     annotator: str = "reference",
     edits: int = 4,
     held_out_edits: int = 1,
+    align_recipe: str = "align",
     align_steps: int = 40,
     seed: int = 0,
     work: str = "/work",
@@ -62,7 +72,8 @@ def align(
             people, there.
         edits: of each prompt.
         held_out_edits: of each held-out triplet, before and after.
-        align_steps: optimizer steps of the alignment, and of its control.
+        align_recipe: of the alignment, and of its control: align, small_align, paper_align.
+        align_steps: optimizer steps of both; 0: as many as their recipe says.
         seed: of edits, picks, order and noise.
         work: folder that outlives the run.
     """
@@ -73,6 +84,7 @@ def align(
         annotator=annotator,
         edits=edits,
         held_out_edits=held_out_edits,
+        recipe=align_recipe,
         steps=align_steps,
         seed=seed,
         work=work,

@@ -89,6 +89,7 @@ def training(
     base: dsl.Input[dsl.Model],
     latents: dsl.Input[dsl.Dataset],
     held_out: dsl.Input[dsl.Dataset],
+    recipe: str,
     steps: int,
     seed: int,
     work: str,
@@ -99,11 +100,12 @@ def training(
         base: where to start.
         latents: what to train on.
         held_out: triplets to score on.
-        steps: optimizer steps.
+        recipe: name of the training's recipe.
+        steps: optimizer steps; 0: as many as the recipe says.
         seed: of order and noise.
         work: folder that outlives the run.
     """
-    trained = train(latents=latents, model=base, recipe="train", name="train", steps=steps, seed=seed, work=work)
+    trained = train(latents=latents, model=base, recipe=recipe, name="train", steps=steps, seed=seed, work=work)
     scored = evaluate(model=trained.outputs["trained"], shards=held_out)
     return Trained(trained.outputs["trained"], trained.outputs["training"], scored.outputs["evaluation"])
 
@@ -124,6 +126,7 @@ def tune(
     held_out: dsl.Input[dsl.Dataset],
     annotator: str,
     name: str,
+    recipe: str,
     steps: int,
     edits: int,
     seed: int,
@@ -138,7 +141,8 @@ def tune(
         held_out: triplets that nobody ranked.
         annotator: who picks.
         name: of the tuned model.
-        steps: optimizer steps.
+        recipe: name of the training's recipe.
+        steps: optimizer steps; 0: as many as the recipe says.
         edits: of each held-out triplet.
         seed: of picks, order and noise.
         work: folder that outlives the run.
@@ -148,7 +152,7 @@ def tune(
     tuned = train(
         latents=picked.outputs["picked"],  # so few are encoded as they are drawn
         model=model,
-        recipe="align",
+        recipe=recipe,
         name=name,
         steps=steps,
         seed=seed,
@@ -176,6 +180,7 @@ def alignment(
     annotator: str,
     edits: int,
     held_out_edits: int,
+    recipe: str,
     steps: int,
     seed: int,
     work: str,
@@ -189,7 +194,8 @@ def alignment(
         annotator: who picks.
         edits: of each prompt.
         held_out_edits: of each held-out triplet, before and after.
-        steps: optimizer steps of the alignment, and of its control.
+        recipe: name of the recipe of the alignment, and of its control.
+        steps: their optimizer steps; 0: as many as the recipe says.
         seed: of edits, picks, order and noise.
         work: folder that outlives the run.
     """
@@ -200,6 +206,7 @@ def alignment(
         "candidates": candidates,
         "prompts": prompts,
         "held_out": held_out,
+        "recipe": recipe,
         "steps": steps,
         "edits": held_out_edits,
         "seed": seed,
@@ -384,7 +391,9 @@ def end_to_end(
     annotator: str = "reference",
     edits: int = 4,
     held_out_edits: int = 1,
+    recipe: str = "train",
     train_steps: int = 30,
+    align_recipe: str = "align",
     align_steps: int = 40,
     seed: int = 0,
     prompt_seed: int = 1,
@@ -404,8 +413,11 @@ def end_to_end(
             people, there.
         edits: of each prompt.
         held_out_edits: of each held-out triplet, before and after the alignment.
-        train_steps: optimizer steps of the training.
-        align_steps: optimizer steps of the alignment, and of its control.
+        recipe: of the training: adapt, train, align at nano size; small_adapt, small, small_align on one GPU;
+            paper_adapt, paper, paper_align.
+        train_steps: optimizer steps of the training; 0: as many as its recipe says.
+        align_recipe: of the alignment, and of its control: align, small_align, paper_align.
+        align_steps: optimizer steps of both; 0: as many as their recipe says.
         seed: of everything random but the prompts.
         prompt_seed: of the prompts; with the same one they would be triplets that were trained on.
         policy: what the gate holds models to, a YAML file or its s3:// address; empty: the default.
@@ -424,7 +436,13 @@ def end_to_end(
     ).outputs
     base, tested = made["base"], made["held_out"]
     first = training(
-        base=base, latents=made["latents"], held_out=tested, steps=train_steps, seed=seed, work=work
+        base=base,
+        latents=made["latents"],
+        held_out=tested,
+        recipe=recipe,
+        steps=train_steps,
+        seed=seed,
+        work=work,
     ).outputs
     trained, scored = first["model"], first["evaluation"]
     last = alignment(
@@ -434,6 +452,7 @@ def end_to_end(
         annotator=annotator,
         edits=edits,
         held_out_edits=held_out_edits,
+        recipe=align_recipe,
         steps=align_steps,
         seed=seed,
         work=work,

@@ -29,7 +29,7 @@ def train(
         model: where to start.
         recipe: name of the run's recipe.
         name: of the trained model, in the tracker.
-        steps: optimizer steps, instead of the recipe's.
+        steps: optimizer steps; 0: as many as the recipe says.
         seed: of order and noise.
         work: folder that outlives the step, so that a training which was stopped resumes.
         trained: the model with averaged weights.
@@ -52,8 +52,9 @@ def train(
     from instructdiffusion.pipelines.parameters import require
 
     with inside(f"train ({name})") as here:
-        require(train_steps=steps, seed=seed)
-        settings = override(recipe_named(recipe), [f"name={name}", f"optim.steps={steps}", f"seed={seed}"])
+        require(recipe=recipe, train_steps=steps, seed=seed)
+        changes = [f"name={name}", f"seed={seed}", *([f"optim.steps={steps}"] if steps else [])]
+        settings = override(recipe_named(recipe), changes)
         inputs = [settings.model_dump_json(), latents.metadata["digest"], model.metadata["digest"]]
         out = folder_for(Path(work), name, inputs)
         with here.tracked(name, key=out.name) as tracked:
@@ -73,7 +74,7 @@ def train(
         summary = json.loads(Path(training.path).read_text())
         from_what = {"parent": model.metadata["digest"], "data": latents.metadata["digest"]}
         whole = made(weights, "models", digest_of(weights), here.store, {})
-        here.keep(trained, whole, name=name, key=out.name, recipe=recipe, steps=steps, **from_what)
+        here.keep(trained, whole, name=name, key=out.name, recipe=recipe, steps=settings.optim.steps, **from_what)
         training.metadata["digest"] = digest_of(Path(training.path))
         figures = {"seconds": summary["seconds"], "triplets per second": summary["triplets_per_second"]}
         if summary["curve"]:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, create_model
 
 from instructdiffusion.model.errors import ConfigError
+from instructdiffusion.model.recipes import RECIPES
 
 NAMES = ("data", "train", "align", "release", "benchmark", "end-to-end")
 FULL: dict[str, int] = {
@@ -44,8 +45,12 @@ LARGE: Mapping[str, int] = {
 PRESETS: Mapping[str, Mapping[str, int]] = {"quick": QUICK, "full": FULL, "large": LARGE}
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Steps = Annotated[int, Field(ge=0, le=10_000_000)]  # 0: as many as the recipe says
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Address = Annotated[str, StringConstraints(pattern="^(s3://|/).+")]
+# Those whose text encoder is frozen: the pipelines encode its states, not tokens.
+TRAINED = tuple(name for name, made in RECIPES.items() if not made().train_text)
+ALIGNED = tuple(name for name in TRAINED if name.endswith("align"))
 
 # The same name may be a count in one pipeline and the address of what was made in another.
 COUNTS: Mapping[str, Any] = {
@@ -57,8 +62,8 @@ COUNTS: Mapping[str, Any] = {
     "edits": Annotated[int, Field(ge=1, le=16)],
     "held_out_edits": Annotated[int, Field(ge=1, le=16)],
     "samples": Annotated[int, Field(ge=0, le=10_000_000)],
-    "train_steps": Count,
-    "align_steps": Count,
+    "train_steps": Steps,
+    "align_steps": Steps,
     "seed": Seed,
     "prompt_seed": Seed,
 }
@@ -75,8 +80,12 @@ TEXTS: Mapping[str, Any] = {
     "scored_on": Annotated[str, StringConstraints(pattern=r"^((s3://|/)[^,]+(, *|$))*$")],
     "filtering": Literal["embedded", "paper"] | Address,
     "leaking": Literal["refuse", "drop"],
+    "recipe": Literal[TRAINED],
+    "align_recipe": Literal[ALIGNED],
     "annotator": Literal["reference", "random", "label-studio", "people"],
 }
+#: Steps that a recipe brings along, where it is told and they are not.
+STEPS: Mapping[str, str] = {"recipe": "train_steps", "align_recipe": "align_steps"}
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -88,6 +97,8 @@ def choices(name: str) -> tuple[str, ...]:
 
 def checked(given: Mapping[str, Any], definitions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Arguments of a pipeline, each of its type and within its range.
+
+    A recipe that is told without steps takes its own: the pipeline's default suits the pipeline's own recipe.
 
     Args:
         given: text or value by parameter.
@@ -107,7 +118,8 @@ def checked(given: Mapping[str, Any], definitions: Mapping[str, Mapping[str, Any
         problems.append(str(error))
     if problems:
         raise ConfigError("; ".join(problems))
-    return values
+    own = {steps: 0 for recipe, steps in STEPS.items() if recipe in given}
+    return {**own, **values}
 
 
 def in_range(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,9 +132,9 @@ def in_range(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
         raise ConfigError("; ".join(map(_problem, error.errors(include_url=False)))) from None
 
 
-def require(**values: int) -> None:
-    """What a step does first with its counts: the pipeline's own pages let any number through."""
-    in_range({name: COUNTS[name] for name in values}, values)
+def require(**values: int | str) -> None:
+    """What a step does first with its parameters: the pipeline's own pages let anything through."""
+    in_range({name: (TEXTS if isinstance(value, str) else COUNTS)[name] for name, value in values.items()}, values)
 
 
 def pairs(settings: Iterable[str]) -> dict[str, str]:
