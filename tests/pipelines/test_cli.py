@@ -101,6 +101,22 @@ def test_a_setting_that_is_not_there_is_one_line_that_names_it(tmp_path: Path) -
     assert "optim.stepz" in line
 
 
+def test_a_training_on_a_cluster_asks_for_what_the_settings_say_and_names_its_folder_whole(tmp_path: Path) -> None:
+    """On a cluster that is not there, so that it ends when all is ready."""
+    cluster = {
+        "INSTRUCTDIFFUSION_BACKEND": "cluster",
+        "INSTRUCTDIFFUSION_TRAINING": '{"nodes": 3, "processes": 8}',
+        "KUBECONFIG": "none",
+    }
+    assert ran("instructdiffusion synthesize data --triplets 7", tmp_path).exit_code == 0
+    ended = ran("instructdiffusion train train --data data --out out", tmp_path, **cluster)
+    assert "set KUBECONFIG" in ended.stderr
+    (file,) = (tmp_path / "out").glob("*/job.json")
+    trainer = json.loads(file.read_text())["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (3, 8)
+    assert trainer["args"][trainer["args"].index("--out") + 1] == str(file.parent)
+
+
 def test_a_file_that_is_no_picture_is_one_line_that_names_it(tmp_path: Path) -> None:
     picture = tmp_path / "photo.png"
     picture.write_text("not a picture")

@@ -87,6 +87,7 @@ def run(
         ConfigError: the data is in a store and none is set.
     """
     settings = settings or Settings.from_environment(needs=())
+    out = out.absolute()  # a node starts in a folder of its own
     asked = settings.training
     nodes, processes = nodes or asked.nodes, processes_per_node or asked.processes
     config = recipe.model_dump_json(indent=1)

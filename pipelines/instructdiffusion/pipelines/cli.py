@@ -159,7 +159,9 @@ def train(
     out: Annotated[Path, typer.Option(help="folder of the training")],
     model: ModelFolder = None,
     settings: Settings = None,
-    processes: Annotated[int, typer.Option(min=1, help="ranks on this machine")] = 2,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="ranks of each node; left out, as the settings say: 2, unless told")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a model on triplets; the same command again resumes."""

@@ -64,11 +64,12 @@ def trained(
     data: Path | str,
     model: Path | None,
     out: Path,
-    processes: int,
+    processes: int | None,
     console: Console,
 ) -> dict[str, Any]:
     """Encode the triplets in `data` and train on them; returns where the model is, and how fast it went.
 
+    `processes` is how many of each node; None: as the settings say.
     What is at an `s3://` address is not encoded before, but read from there while it is trained on.
     """
     from instructdiffusion.model.config import override
@@ -77,7 +78,9 @@ def trained(
     return fit(override(recipe_named(recipe), settings), data, model, out, processes, console)
 
 
-def fit(run: Run, data: Path | str, model: Path | None, out: Path, processes: int, console: Console) -> dict[str, Any]:
+def fit(
+    run: Run, data: Path | str, model: Path | None, out: Path, processes: int | None, console: Console
+) -> dict[str, Any]:
     """Encode and train as `run` says; what is done already is used again."""
     from instructdiffusion.components import encode, train
     from instructdiffusion.components.storage import ADDRESS
