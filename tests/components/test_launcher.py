@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from instructdiffusion.components.launcher import Killed, launch
+from instructdiffusion.components.launcher import Killed, launch, sees_gpu
 from instructdiffusion.components.trainjob import FromSecret, train_job
 from instructdiffusion.model.errors import ConfigError, ServiceError
 
@@ -25,7 +25,7 @@ dist.all_reduce(total)
 print("rank", dist.get_rank(), "of", dist.get_world_size())
 print(json.dumps({"progress": 1, "total": 1, "text": f"sum {total.item():.0f}"}))
 if dist.get_rank() == 0:
-    kept = ("PET_", "DS_", "OMP_", "TORCH_", "MINE")
+    kept = ("PET_", "DS_", "GLOO_", "OMP_", "TORCH_", "MINE")
     print(json.dumps({"environment": {k: v for k, v in os.environ.items() if k.startswith(kept)}}))
 dist.destroy_process_group()
 """
@@ -53,7 +53,9 @@ def job(folder: Path, program: str, *, nodes: int = 1, processes: int = 2, **mor
     return train_job("test", command, nodes=nodes, processes_per_node=processes, image="x:1", **more)
 
 
-def test_ranks_of_two_nodes_meet_and_the_first_one_is_heard(tmp_path: Path) -> None:
+def test_ranks_of_two_nodes_meet_and_the_first_one_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     lines: list[str] = []
     events: list[dict[str, Any]] = []
     made = job(tmp_path, SUM, nodes=2, processes=1, env={"MINE": "yes"})
@@ -65,6 +67,37 @@ def test_ranks_of_two_nodes_meet_and_the_first_one_is_heard(tmp_path: Path) -> N
     assert (seen["DS_ACCELERATOR"], seen["MINE"]) == ("cpu", "yes")
     assert seen["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
     assert int(seen["OMP_NUM_THREADS"]) >= 1
+
+
+def test_what_suits_this_machine_is_never_put_over_what_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"DS_ACCELERATOR": "cuda", "GLOO_SOCKET_IFNAME": "eth7", "CUDA_VISIBLE_DEVICES": ""}
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    events: list[dict[str, Any]] = []
+    program = f"import json, os; print(json.dumps({{name: os.environ[name] for name in {[*said]}}}))"
+    launch(job(tmp_path, program, processes=1), logs=tmp_path / "logs", on_event=events.append)
+    assert events == [said]
+
+
+@pytest.mark.parametrize(
+    ("files", "environment", "seen"),
+    [
+        (["nvidia0", "nvidiactl"], {}, True),
+        (["dxg"], {}, True),
+        (["nvidia0"], {"CUDA_VISIBLE_DEVICES": "1"}, True),
+        (["nvidia0"], {"CUDA_VISIBLE_DEVICES": ""}, False),
+        (["nvidia0"], {"CUDA_VISIBLE_DEVICES": "-1"}, False),
+        (["nvidiactl", "null"], {}, False),
+    ],
+)
+def test_a_gpu_is_seen_by_its_file_unless_it_is_hidden(
+    files: list[str], environment: dict[str, str], seen: bool, tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert sees_gpu(environment, tmp_path) == seen
 
 
 def test_a_failing_rank_is_named_with_its_reason_and_nothing_is_left(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The local launcher: a TrainJob object's nodes as torchrun processes on this machine.
 
-It sets what the operator sets in a pod, so that a training can't tell the difference; gloo and the CPU stand
-in for NCCL and GPUs. A line of rank 0 that is a JSON object is an event, such as
+It sets what the operator sets in a pod, so that a training can't tell the difference; where there is no GPU, gloo and
+the CPU stand in for NCCL and GPUs. A line of rank 0 that is a JSON object is an event, such as
 `{"progress": 3, "total": 10, "text": "..."}`.
 """
 
@@ -30,6 +30,7 @@ MARK = "<rank 0> "  # torchrun puts it before what rank 0 says
 GRACE = 10.0  # seconds a training has to end after SIGTERM
 FAILED = re.compile(r"^\s+rank\s+: (\d+) \(local_rank: (\d+)\)$\n^\s+exitcode\s+: (-?\d+)", re.MULTILINE)
 CAUSE = "Root Cause"
+GPUS = ("nvidia[0-9]*", "dxg")  # files in /dev: one of each GPU, or the one of all in WSL
 
 
 class Killed(ServiceError):
@@ -107,6 +108,15 @@ def parse_event(text: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
+def sees_gpu(environment: Mapping[str, str], devices: Path = Path("/dev")) -> bool:
+    """Whether a process of this environment finds a GPU, by the machine's files: to ask torch takes seconds.
+
+    What is found may be of no use to this torch; DeepSpeed, which is then told nothing, finds that out by itself.
+    """
+    hidden = environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and any(found for pattern in GPUS for found in devices.glob(pattern))
+
+
 def _node(job: Mapping[str, Any], rank: int, port: int, logs: Path, cwd: Path | None) -> Process:
     trainer = job["spec"]["trainer"]
     command = [*trainer.get("command", ()), *trainer.get("args", ())]
@@ -124,14 +134,18 @@ def _node(job: Mapping[str, Any], rank: int, port: int, logs: Path, cwd: Path | 
 
 
 def _environment(job: Mapping[str, Any], rank: int, port: int, logs: Path) -> dict[str, str]:
-    """The variables of one node: ours, then this machine's, then the job's, then the operator's."""
+    """The variables of one node: what suits this machine, over it what our environment says, ours, the job's, and the
+    operator's.
+    """
     trainer = job["spec"]["trainer"]
     nodes, processes = int(trainer.get("numNodes", 1)), int(trainer.get("numProcPerNode", 1))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    suits = {
+        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",  # all nodes are this machine
+        **({} if sees_gpu(os.environ) else {"DS_ACCELERATOR": "cpu"}),
+    }
     here = {
         "OMP_NUM_THREADS": str(max(1, cores // (nodes * processes))),
-        "DS_ACCELERATOR": "cpu",
-        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),  # what we import, a rank imports
         "PYTHONUNBUFFERED": "1",
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else a restart meets dead addresses
@@ -148,7 +162,7 @@ def _environment(job: Mapping[str, Any], rank: int, port: int, logs: Path) -> di
         "PET_MASTER_ADDR": LOOPBACK,
         "PET_MASTER_PORT": str(port),
     }
-    return {**os.environ, **here, **_variables(trainer.get("env", ())), **operator}
+    return {**suits, **os.environ, **here, **_variables(trainer.get("env", ())), **operator}
 
 
 def _variables(env: Any) -> dict[str, str]:
