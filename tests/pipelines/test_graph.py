@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf import json_format
-from kfp import compiler, components, dsl
+from kfp import compiler, components
 
-from instructdiffusion.model.config import Run
-from instructdiffusion.model.recipes import paper
 from instructdiffusion.pipelines import data_steps, evidence_steps, graph, model_steps, release_steps
 from instructdiffusion.pipelines.parameters import FULL, QUICK
 
@@ -156,24 +154,3 @@ def test_a_training_runs_the_recipe_that_was_asked_for(stage: str, given: str, c
     trainings = [task for task in tasks(compiled).values() if step(compiled, task) == "train"]
     assert len(trainings) == 3
     assert all(task["inputs"]["parameters"]["recipe"] == {"componentInputParameter": "recipe"} for task in trainings)
-
-
-@pytest.mark.parametrize(("steps", "due"), [(0, paper().optim.steps), (7, 7)])
-def test_a_train_step_takes_as_many_steps_as_it_is_told_or_as_its_recipe_says(
-    steps: int, due: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a cluster that is not there, so that it ends when all is ready."""
-    monkeypatch.setenv("INSTRUCTDIFFUSION_BACKEND", "cluster")
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    given = {}
-    for name, kind, file in (("latents", dsl.Dataset, "manifest.json"), ("model", dsl.Model, "editor.json")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text("{}")
-        given[name] = kind(uri=str(tmp_path / name), metadata={"digest": name})
-    made = {name: dsl.Artifact(uri=str(tmp_path / name)) for name in ("trained", "training", "page", "metrics")}
-    told = {"recipe": "paper", "name": "train", "steps": steps, "seed": 3, "work": str(tmp_path / "work")}
-    with pytest.raises(SystemExit):
-        model_steps.train.python_func(**given, **made, **told)
-    (kept,) = (tmp_path / "work").glob("jobs/*/run.json")
-    run = Run.model_validate_json(kept.read_text())
-    assert (run.optim.steps, run.optim.batch_size, run.seed) == (due, 3072, 3)

@@ -23,9 +23,9 @@ def run(
 
     `states`: keep the text encoder's hidden states; False keeps tokens, for a run that trains that too.
     """
-    from instructdiffusion.model.data.latents import encode
+    from instructdiffusion.model.data.latents import LAYOUT, encode
     from instructdiffusion.model.data.shards import Manifest
 
-    inputs = {"shards": data_digest(shards), "model": model_digest(model), "states": states}
+    inputs = {"shards": data_digest(shards), "model": model_digest(model), "states": states, "layout": LAYOUT}
     digest = once(out, inputs, lambda: encode(shards, model, out, states=states, progress=progress))
     return made(out, "latents", digest, store, Manifest.load(out).model_dump(mode="json"))

@@ -142,26 +142,32 @@ def filter(
 def encode(
     shards: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
+    work: str,
     latents: dsl.Output[dsl.Dataset],
     page: dsl.Output[dsl.HTML],
 ) -> None:
-    """Run autoencoder and text encoder once, so that training runs neither.
+    """Run autoencoder and text encoder once, so that training runs neither; what was finished before stays.
 
     Args:
         shards: triplets.
         model: whose encoders are used.
+        work: folder that outlives the step, so that one that was stopped goes on.
         latents: the triplets, encoded.
         page: how many of each task.
     """
     from pathlib import Path
 
     from instructdiffusion.components.encode import run
+    from instructdiffusion.model.data.latents import FIRST
+    from instructdiffusion.model.files import share
     from instructdiffusion.pipelines import pages
-    from instructdiffusion.pipelines.inside import inside
+    from instructdiffusion.pipelines.inside import folder_for, inside
 
     with inside(f"encode ({shards.metadata['name']})") as here:
-        folders = (Path(shards.path), Path(model.path), Path(latents.path))
-        made = run(*folders, store=here.store, progress=here.progress)
+        job = folder_for(Path(work), "encode", [shards.metadata["digest"], model.metadata["digest"]])
+        made = run(Path(shards.path), Path(model.path), job, store=here.store, progress=here.progress)
+        for file in [shard["name"] for shard in made.facts["shards"]] + [FIRST, "manifest.json"]:
+            share(job / file, Path(latents.path) / file)
         name = f"latents of {shards.metadata['name']}"
         here.keep(latents, made, name=name, encoder=model.metadata["digest"])
         here.show(page, pages.data(Path(latents.path), name))

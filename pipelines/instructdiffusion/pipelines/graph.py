@@ -72,7 +72,7 @@ def data(
     prompted = synthesize(name="prompts", split="train", triplets=prompts, even=True, size=size, seed=prompt_seed)
     tested, asked = hidden.outputs["shards"], prompted.outputs["shards"]
     screened = screen(source=good, prompts=asked, held_out=tested, scored_on=scored_on, leaking=leaking)
-    latents = encode(shards=screened.outputs["shards"], model=base).outputs["latents"]
+    latents = encode(shards=screened.outputs["shards"], model=base, work=work).outputs["latents"]
     return Prepared(base, latents, tested, asked, screened.outputs["Output"])
 
 

@@ -1,17 +1,20 @@
 """Latents: a data set's triplets encoded once, so that training runs neither the autoencoder nor a frozen text encoder.
 
-One safetensors file per thousand triplets (source, target, tokens or text states, task, origin), and a manifest whose
-parent is the triplets' manifest. Files are mapped into memory, not read. The first triplet of each task stays a
-picture, for the sheets of samples that a training draws.
+One safetensors file per shard: source, target, task and origin of each triplet, and the number of its instruction,
+whose tokens or text states are there once. A manifest, whose parent is the triplets' manifest, lists them. Files are
+mapped into memory, not read. The first triplet of each task stays a picture, for the sheets of samples that a training
+draws.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,16 +23,32 @@ from torch import Tensor
 
 from instructdiffusion.model.data.away import Here, Shards
 from instructdiffusion.model.data.batches import Batches
-from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, in_rows, read_triplets, source_of, write_shard
+from instructdiffusion.model.data.shards import (
+    Manifest,
+    Shard,
+    Triplet,
+    head_of,
+    in_rows,
+    read_samples,
+    source_of,
+    triplet_of,
+    write_once,
+    write_shard,
+)
 from instructdiffusion.model.device import best
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.network import Model, load
+from instructdiffusion.model.task import Ask
 from instructdiffusion.model.tasks import EVERY
 from instructdiffusion.model.weights import model_digest
 
-BATCH = 250  # triplets encoded at once
+LAYOUT = 2  # of the files; those of another are encoded again
+PIXELS = 250 * 64 * 64  # of the pictures that are encoded at once, whatever their size; one picture at least
+INSTRUCTIONS = 250  # encoded at once
+ABOUT = "latents"  # entry of a file's metadata: what its numbers stand for
 FIRST = "first.tar"  # the first triplet of each task, as in a shard
+Item = TypeVar("Item")
 
 
 def encode(
@@ -40,10 +59,12 @@ def encode(
     states: bool = True,
     progress: Callable[[int, int], None] = lambda d, t: None,
 ) -> Manifest:
-    """Encode every triplet with a model's autoencoder and text encoder.
+    """Encode every triplet with a model's autoencoder and text encoder; files that an earlier run finished stay.
 
     Args:
+        model: its folder, None: the embedded base; of one in memory nothing that was finished is used again.
         states: keep the text encoder's hidden states; False keeps token ids, for a run that trains the text encoder.
+        progress: called with (triplets done, triplets in all).
 
     Raises:
         DataError: shards are damaged, or their pictures are not of the model's resolution.
@@ -56,52 +77,67 @@ def encode(
             f"synthesize with size={nets.resolution}"
         )
     out.mkdir(parents=True, exist_ok=True)
+    known = "" if isinstance(model, Model) else model_digest(model)
     made: list[Shard] = []
-    first: dict[str, Triplet] = {}
-    for batch in _batches(read_triplets(shards), BATCH * 4):
-        path = out / f"latents-{len(made):05d}.safetensors"
-        made.append(_encode_batch(nets, batch, path, states))
-        first = {triplet.ask.task: triplet for triplet in reversed(batch)} | first
-        progress(sum(s.count for s in made), parent.total)
-    write_shard(out / FIRST, [first[task] for task in sorted(first)])
-    name = "embedded" if model is None else model_digest(model) if isinstance(model, Path) else "in memory"
+    for shard in parent.shards:
+        if shard.count:
+            path = out / f"latents-{len(made):05d}.safetensors"
+            write = partial(_encode_shard, nets, shards, shard, path, states)
+            made.append(write_once(path, repr((shard.digest, known, states, LAYOUT)), write) if known else write())
+            progress(sum(s.count for s in made), parent.total)
+    write_shard(out / FIRST, _first_of_each_task(shards, parent))
+    name = "embedded" if model is None else known or "in memory"
     settings = {"model": name, "states": states}
     return parent.heir(shards, "encode", settings, shards=tuple(made), report=parent.report).save(out)
 
 
-def _batches(triplets: Iterator[Triplet], size: int) -> Iterator[list[Triplet]]:
-    batch: list[Triplet] = []
-    for triplet in triplets:
-        batch.append(triplet)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _encode_batch(nets: Model, batch: list[Triplet], path: Path, states: bool) -> Shard:
-    instructions = [t.ask.instruction for t in batch]
-    tasks = list(dict.fromkeys([*EVERY, *(t.ask.task for t in batch)]))  # some data is of no task, stage 1's for one
-    origins = [source_of(t.provenance) for t in batch]
+def _encode_shard(nets: Model, shards: Path, shard: Shard, path: Path, states: bool) -> Shard:
+    """Encode the triplets of a shard, so many at a time, into one file."""
+    asks, origins = list[Ask](), list[str]()
+    parts: dict[str, list[Tensor]] = {"source": [], "target": [], "text": []}
+    triplets = (triplet_of(sample, shards / shard.name) for sample in read_samples(shards, shard))
+    for some in _so_many(triplets, max(1, PIXELS // nets.resolution**2)):
+        parts["source"].append(nets.encode(t.source for t in some).half().cpu())
+        parts["target"].append((nets.encode(t.target for t in some) * nets.scale).half().cpu())
+        asks += [t.ask for t in some]
+        origins += [source_of(t.provenance) for t in some]
+    instructions = {ask.instruction: None for ask in asks}  # each once, in their order
+    for texts in _so_many(instructions, INSTRUCTIONS):
+        parts["text"].append(nets.text(texts).half().cpu() if states else nets.tokens(texts).int())
+    rows = {instruction: row for row, instruction in enumerate(instructions)}
+    tasks = list(dict.fromkeys([*EVERY, *(ask.task for ask in asks)]))  # some data is of no task, stage 1's for one
     names = sorted({*origins})
-    text = nets.text(instructions).half() if states else nets.tokens(instructions).int()
-    tensors = {
-        "source": nets.encode(t.source for t in batch).half(),
-        "target": (nets.encode(t.target for t in batch) * nets.scale).half(),
-        "text": text,
-        "task": torch.tensor([tasks.index(t.ask.task) for t in batch], dtype=torch.uint8),
+    tensors = {name: torch.cat(some) for name, some in parts.items()} | {
+        "instruction": torch.tensor([rows[ask.instruction] for ask in asks], dtype=torch.int32),
+        "task": torch.tensor([tasks.index(ask.task) for ask in asks], dtype=torch.uint8),
         "origin": torch.tensor([names.index(name) for name in origins], dtype=torch.int16),
     }
+    about = {"tasks": tasks, "origins": names, "text": "states" if states else "tokens"}
     temporary = path.with_suffix(".part")
-    save_file(
-        {k: v.cpu().contiguous() for k, v in tensors.items()},
-        temporary,
-        {"tasks": json.dumps(tasks), "origins": json.dumps(names), "text": "states" if states else "tokens"},
-    )
+    # In one entry: safetensors writes several in any order, and the same latents are to be the same bytes.
+    save_file({name: part.contiguous() for name, part in tensors.items()}, temporary, {ABOUT: json.dumps(about)})
     temporary.replace(path)
-    told = {"origins": in_rows(origins), "tasks": in_rows(t.ask.task for t in batch)}
-    return Shard(name=path.name, digest=digest_of(path), count=len(batch), **told)
+    told = {"origins": in_rows(origins), "tasks": in_rows(ask.task for ask in asks)}
+    return Shard(name=path.name, digest=digest_of(path), count=len(asks), **told)
+
+
+def _first_of_each_task(shards: Path, manifest: Manifest) -> list[Triplet]:
+    """The first triplet of each task, by the names of the tasks; shards with nothing new are not read."""
+    first: dict[str, Triplet] = {}
+    for shard in manifest.shards:
+        if shard.tasks and {task for task, _ in shard.tasks} <= first.keys():
+            continue
+        for sample in read_samples(shards, shard):
+            if (task := head_of(sample, shards / shard.name)["task"]) not in first:
+                first[task] = triplet_of(sample, shards / shard.name)
+    return [first[task] for task in sorted(first)]
+
+
+def _so_many(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of `size`, the last one shorter."""
+    left = iter(items)
+    while some := list(islice(left, size)):
+        yield some
 
 
 class Mapped(NamedTuple):
@@ -137,8 +173,12 @@ class Latents(Batches[Mapped]):
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                metadata = file.metadata()
-            return Mapped(tensors, json.loads(metadata["tasks"]), json.loads(metadata["origins"]), metadata["text"])
+                metadata = file.metadata() or {}
+            if ABOUT not in metadata:
+                raise DataError(
+                    f"latents {path} are of an earlier version; delete {path.parent} and run the encode step again"
+                )
+            return Mapped(tensors, **json.loads(metadata[ABOUT]))
         except (OSError, SafetensorError, KeyError) as error:
             raise DataError(
                 f"latents {path} can't be read ({error}); delete {path.parent} and run the encode step again"
@@ -152,7 +192,6 @@ class Latents(Batches[Mapped]):
     def batch(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Source and target latents (batch x channels x height x width, float32) and text of some triplets."""
         rows = [(file.tensors, row) for file, row in map(self.at, numbers)]
-        source, target, text = (
-            torch.stack([tensors[name][row] for tensors, row in rows]) for name in ("source", "target", "text")
-        )
+        source, target = (torch.stack([tensors[name][row] for tensors, row in rows]) for name in ("source", "target"))
+        text = torch.stack([tensors["text"][tensors["instruction"][row]] for tensors, row in rows])
         return source.float(), target.float(), text.long() if self.tokens else text.float()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -185,12 +185,17 @@ def write_shard_once(path: Path, request: str, triplets: Iterable[Triplet]) -> S
 
 def write_samples_once(path: Path, request: str, samples: Iterable[Sample]) -> Shard:
     """The same of samples."""
+    return write_once(path, request, lambda: write_samples(path, samples))
+
+
+def write_once(path: Path, request: str, write: Callable[[], Shard]) -> Shard:
+    """The same of any file of a data set, which `write` writes."""
     mark = path.with_suffix(f".{crc32(request.encode()):08x}.json")
     if mark.is_file() and path.is_file():
         done = Shard.model_validate_json(mark.read_text())
         if done.digest == digest_of(path):
             return done
-    shard = write_samples(path, samples)
+    shard = write()
     write_atomic(mark, shard.model_dump_json())
     return shard
 
