@@ -186,6 +186,62 @@ def test_a_node_that_was_taken_away_is_told_from_one_that_failed(server: ApiServ
         launch(tmp_path)
 
 
+RANKS = """
+import os, signal, sys, time
+if os.environ["RANK"] == "1":
+    exec(sys.argv[1])
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "kind", "told"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", Killed, r"exit code 1: rank 1 ended with signal SIGKILL \("),
+        ("raise ValueError('x is damaged')", ServiceError, r"rank 1 ended with exit code 1: ValueError: x is damaged"),
+        ("raise RuntimeError('Connection closed by peer')", Killed, r"RuntimeError: Connection closed by peer"),
+    ],
+    ids=["killed", "failed", "lost a peer"],
+)
+def test_a_rank_that_was_killed_is_told_from_one_that_failed_by_what_torchrun_says(
+    ends: str, kind: type[ServiceError], told: str, server: ApiServer, tmp_path: Path
+) -> None:
+    (tmp_path / "ranks.py").write_text(RANKS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--"]
+    ended = subprocess.run([*torchrun, tmp_path / "ranks.py", ends], capture_output=True, text=True, timeout=120)
+
+    def fails() -> None:
+        stopped = {"exitCode": ended.returncode, "reason": "Error", "finishedAt": "2026-01-01T00:00:05Z"}
+        server.pod(NAME, 0, "Failed", terminated=stopped)
+        server.says(POD, *ended.stderr.splitlines(), second=5)
+        server.condition(NAME, "Failed", "JobFailed", "a pod failed")
+
+    server.course = [lambda: None, fails]
+    with pytest.raises(ServiceError, match=told) as caught:
+        launch(tmp_path)
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("reason", "kind"), [("Error", Killed), ("OOMKilled", ServiceError)])
+def test_a_node_that_only_lost_a_peer_is_not_the_one_to_blame(
+    reason: str, kind: type[ServiceError], server: ApiServer, tmp_path: Path
+) -> None:
+    def fails() -> None:
+        for node, second, why in ((0, 5, "Error"), (1, 9, reason)):
+            ended = {"exitCode": 1, "reason": why, "finishedAt": f"2026-01-01T00:00:0{second}Z"}
+            server.pod(NAME, node, "Failed", terminated=ended)
+        server.says(POD, "RuntimeError: Connection closed by peer", second=5)
+        cause = ("Root Cause (first observed failure):", "  rank      : 1 (local_rank: 0)", "  exitcode  : -9 (pid: 7)")
+        server.says(f"{NAME}-node-1", *cause, second=9)
+        server.condition(NAME, "Failed", "JobFailed", "a pod failed")
+
+    server.course = [lambda: None, fails]
+    with pytest.raises(ServiceError, match=r"node 1 ended with .*rank 1 ended with signal SIGKILL") as caught:
+        launch(tmp_path)
+    assert type(caught.value) is kind  # what has too little memory would have too little again
+
+
 def test_a_failure_without_pods_tells_what_the_cluster_complains_of(server: ApiServer, tmp_path: Path) -> None:
     server.warn(NAME, "FailedCreate", "quota exceeded")
     server.warn("another", "Unhealthy", "not ours")

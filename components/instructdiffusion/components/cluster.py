@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from instructdiffusion.components.jobs import Away, Cluster, condition, node
-from instructdiffusion.components.launcher import MARK, Event, Killed, Line, parse_event
-from instructdiffusion.components.process import last_words
+from instructdiffusion.components.launcher import MARK, Event, Killed, Line, is_echo, parse_event, root_cause
+from instructdiffusion.components.process import exit_words, last_words
 from instructdiffusion.components.step import read_mark
 from instructdiffusion.model.errors import InstructDiffusionError, ServiceError
 from instructdiffusion.model.files import write_atomic
 
 log = logging.getLogger(__name__)
 
+LOG_TAIL = 1000  # lines of a pod's log: after what a rank said comes what torchrun says of each
 SLACK = 60  # seconds that clocks may differ; lines that were read are known by their time
 FROM_OUTSIDE = ("exit code 137", "exit code 143")  # 128 + SIGKILL, 128 + SIGTERM: its node was taken away
+OUT_OF_MEMORY = "OOMKilled"  # a kill that would happen again
 STUCK = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
 
 
@@ -104,11 +106,15 @@ class Log:
         self._known = {"pod": pod, "at": new[-1][0]}
         write_atomic(self._folder / "at.json", json.dumps(self._known))
 
-    def last_words(self, pod: str) -> str:
-        """Why a pod ended, by its log."""
-        path = self._folder / f"{pod}.log"
-        write_atomic(path, self._cluster.log(pod, tail_lines=200))
-        return last_words(path)
+    def last_words(self, pod: str) -> tuple[str, int]:
+        """Why a pod ended, by its log; and the exit code of the rank that torchrun says failed first, if it does."""
+        path, text = self._folder / f"{pod}.log", self._cluster.log(pod, tail_lines=LOG_TAIL)
+        write_atomic(path, text)
+        words = last_words(path) or "it wrote no log"
+        if (cause := root_cause(text)) is None:
+            return words, 0
+        rank, _, code = cause
+        return f"rank {rank} ended with {exit_words(code)}" + (f": {words}" if code > 0 else ""), code
 
     def _hand_on(self, text: str) -> None:
         event = parse_event(text)
@@ -156,29 +162,30 @@ def _tell(lines: list[str], told: set[str], reader: Log) -> None:
 
 
 def _failure(cluster: Cluster, name: str, failed: Mapping[str, Any], pods: list[Any], reader: Log) -> ServiceError:
-    """One line: which node ended first and how, what it said last, what the cluster says."""
+    """One line: which node ended first, but for those that only lost a peer, how, why, what the cluster says."""
     told = f"{failed.get('reason', 'Failed')}: {failed.get('message', '')}".strip(": ")
-    ends = sorted((end for pod in pods if (end := _end(pod))), key=lambda end: end[0])
+    ends = [(at, pod, how, *reader.last_words(pod.metadata.name)) for pod in pods for at, how in _end(pod)]
     if ends:
-        _, pod, how = ends[0]
-        words = reader.last_words(pod.metadata.name) or "it wrote no log"
-        kind = Killed if how in FROM_OUTSIDE or pod.status.reason == "Evicted" else ServiceError
+        _, pod, how, words, code = min(ends, key=lambda end: (is_echo(end[3]), end[0]))
+        outside = how in FROM_OUTSIDE or pod.status.reason == "Evicted"
+        inside = OUT_OF_MEMORY not in how and (code < 0 or is_echo(words))  # of its processes, one was killed
+        kind = Killed if outside or inside else ServiceError
         return kind(f"training {name} failed: node {node(pod)} ended with {how}: {words} ({told})")
     complaints = cluster.warnings(name)[-1:]
     said = "; ".join([told, *complaints])
     return ServiceError(f"training {name} failed: {said}; see: kubectl describe trainjob {name}")
 
 
-def _end(pod: Any) -> tuple[str, Any, str] | None:
-    """(when, pod, how) of a pod that did not end well."""
+def _end(pod: Any) -> list[tuple[str, str]]:
+    """When and how a pod ended, if it did not end well."""
     for status in pod.status.container_statuses or ():
         ended = status.state.terminated if status.state else None
         if ended is not None and ended.exit_code:
             reason = "" if ended.reason in (None, "Error") else f"{ended.reason}, "
-            return str(ended.finished_at), pod, f"{reason}exit code {ended.exit_code}"
+            return [(str(ended.finished_at), f"{reason}exit code {ended.exit_code}")]
     if pod.status.phase == "Failed":
-        return "9", pod, f"{pod.status.reason or 'no reason'}: {pod.status.message or 'no message'}"
-    return None
+        return [("9", f"{pod.status.reason or 'no reason'}: {pod.status.message or 'no message'}")]
+    return []
 
 
 def _stuck(pods: list[Any]) -> str:

@@ -205,23 +205,28 @@ def _failure(name: str, processes: list[Process], logs: Path) -> ServiceError:
         said = next((line for p in processes if (line := last_words(p.log_file))), "it wrote no log")
         kind = Killed if code < 0 else ServiceError
         return kind(f"training {name} ended with {exit_words(code)}: {said} (logs: {logs})")
-    rank, code, said = min(causes, key=lambda cause: _is_echo(cause[2]))
-    kind = Killed if code < 0 or _is_echo(said) else ServiceError
+    rank, code, said = min(causes, key=lambda cause: is_echo(cause[2]))
+    kind = Killed if code < 0 or is_echo(said) else ServiceError
     return kind(f"training {name} failed: rank {rank} ended with {exit_words(code)}: {said} (logs: {logs})")
 
 
 def _cause(node: int, logs: Path) -> tuple[int, int, str] | None:
     """(rank, exit code, its last line) of the first failure that a node's torchrun reports."""
-    report = (logs / f"node-{node}.log").read_text(errors="replace").rpartition(CAUSE)[2]
-    found = FAILED.search(report)
+    found = root_cause((logs / f"node-{node}.log").read_text(errors="replace"))
     if found is None:
         return None
-    rank, local, code = (int(group) for group in found.groups())
+    rank, local, code = found
     attempts = sorted((logs / f"node-{node}").glob(f"*/attempt_*/{local}"), key=lambda p: p.stat().st_mtime)
     said = next((line for p in reversed(attempts) if (line := last_words(p / "stderr.log"))), "it wrote no error")
     return rank, code, said
 
 
-def _is_echo(text: str) -> bool:
+def root_cause(text: str) -> tuple[int, int, int] | None:
+    """(rank, its number on the node, exit code) of the failure that a torchrun's log ends with; None: with none."""
+    found = FAILED.search(text.rpartition(CAUSE)[2])
+    return None if found is None else (int(found[1]), int(found[2]), int(found[3]))
+
+
+def is_echo(text: str) -> bool:
     """Whether a rank only tells that another one was gone."""
     return any(sign in text for sign in ("closed by peer", "Connection reset", "Connection refused", "DistStoreError"))

@@ -32,7 +32,8 @@ PR_SET_PDEATHSIG = 1
 LOG_TAIL = 65_536  # bytes of a log's end that are searched for a reason
 RANK = re.compile(r"^\[rank\d+\]:\s?")  # torch puts it before the lines of a traceback
 REASON = re.compile(  # an exception in Python, without its module; a fatal line in Go's usual log
-    r"^(?:(?:\w+\.)*(?=\w+(?:Error|Exception|Interrupt|Exit)\b)(?=[^:]+: )|F\d{4} [\d:.]+ \S+ )(\S.*)"
+    r"^(?:(?:\w+\.)*(?!ChildFailedError)"  # torchrun's, which only says that a rank failed
+    r"(?=\w+(?:Error|Exception|Interrupt|Exit)\b)(?=[^:]+: )|F\d{4} [\d:.]+ \S+ )(\S.*)"
 )
 
 
