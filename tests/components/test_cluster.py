@@ -84,6 +84,24 @@ def test_the_job_is_owned_by_the_pod_that_started_it(
     assert server.created[0]["metadata"]["ownerReferences"] == [owner]
 
 
+@pytest.mark.parametrize("races", [0, 2])
+def test_a_pod_that_finds_its_job_becomes_one_of_its_owners_once(
+    races: int, server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the job would go with the pod of the first try."""
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "step", "uid": "u-1"}
+    known = {**JOB["metadata"], "uid": "old", "resourceVersion": "1", "ownerReferences": [owner]}
+    server.jobs[NAME] = {**JOB, "metadata": known}
+    monkeypatch.setenv("KFP_POD_NAME", "again")
+    monkeypatch.setenv("KFP_POD_UID", "u-2")
+    server.races = races
+    server.course = [*[lambda: None] * (races + 2), lambda: server.condition(NAME, "Complete")]
+    for _ in range(2):
+        launch(tmp_path)
+        assert known["ownerReferences"] == [owner, {**owner, "name": "again", "uid": "u-2"}]
+    assert server.created == server.deleted == []
+
+
 def test_a_pod_of_another_namespace_can_own_nothing_here(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

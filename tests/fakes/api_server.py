@@ -32,6 +32,7 @@ class ApiServer:
         self.logs: dict[str, list[str]] = {}  # lines with their time stamps, by pod
         self.events: list[dict[str, Any]] = []
         self.course: list[Callable[[], None]] = []
+        self.races = 0  # how many patches come after someone else's
         self.refuses, self.refusals = 0, 0  # with which status the next calls are refused, and how many of them
 
     def pod(self, name: str, node: int = 0, phase: str = "Running", attempt: int = 0, **state: Any) -> None:
@@ -89,18 +90,29 @@ class ApiServer:
             name = body["metadata"]["name"]
             if name in self.jobs:
                 return 409, status(409, f"trainjobs {name} already exists")
-            self.jobs[name] = {**body, "metadata": {**body["metadata"], "uid": str(uuid.uuid4())}}
+            own = {"uid": str(uuid.uuid4()), "resourceVersion": "1"}
+            self.jobs[name] = {**body, "metadata": {**body["metadata"], **own}}
             self.created.append(self.jobs[name])
             return 201, self.jobs[name]
         if method == "GET" and self.course:
             self.course.pop(0)()
         if name not in self.jobs:
             return 404, status(404, f"trainjobs {name} not found")
+        if method == "PATCH":
+            return self._patched(self.jobs[name]["metadata"], body["metadata"])
         if method == "DELETE":
             self.deleted.append(name)
             self.pods.clear()
             return 200, self.jobs.pop(name)
         return 200, self.jobs[name]
+
+    def _patched(self, metadata: dict[str, Any], changes: dict[str, Any]) -> tuple[int, Any]:
+        if self.races:
+            self.races, metadata["resourceVersion"] = self.races - 1, str(int(metadata["resourceVersion"]) + 1)
+        if changes["resourceVersion"] != metadata["resourceVersion"]:
+            return 409, status(409, "the object has been modified")
+        metadata |= {**changes, "resourceVersion": str(int(metadata["resourceVersion"]) + 1)}
+        return 200, {"metadata": metadata}
 
     def _selected(self, selector: str) -> list[dict[str, Any]]:
         name, _, value = selector.partition("=")
@@ -135,7 +147,7 @@ def api_server(folder: Path) -> Iterator[ApiServer]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_DELETE = _serve
+        do_GET = do_POST = do_PATCH = do_DELETE = _serve
 
         def log_message(self, format: str, *args: Any) -> None:
             """Quiet."""

@@ -1,6 +1,6 @@
 """TrainJobs on a cluster: the few calls that following a training needs, with our errors.
 
-They are those that the chart's Role allows: TrainJobs create, get, delete; pods and events list; pods/log get.
+They are those that the chart's Role allows: TrainJobs create, get, patch, delete; pods and events list; pods/log get.
 """
 
 from __future__ import annotations
@@ -45,19 +45,20 @@ class Cluster:
         self._kind: Any = (GROUP, VERSION, self.namespace, PLURAL)
 
     def begin(self, job: Mapping[str, Any], made: Callable[[], bool], poll: float, patience: float) -> None:
-        """Create the job unless it is there; one that is of no use any more is replaced."""
+        """Create the job unless it is there; one that is of no use any more is replaced. It is ours from then on."""
         name, until = str(job["metadata"]["name"]), time.monotonic() + patience
         while (there := self.get(name)) is not None:
             going = "deletionTimestamp" in there["metadata"]
             if not going and not condition(there, "Failed") and (made() or not condition(there, "Complete")):
-                log.info("TrainJob %s is there already and is followed", name)
-                return
-            if not going:
+                if self._own(there):
+                    log.info("TrainJob %s is there already and is followed", name)
+                    return
+            elif not going:
                 self.delete(name)
             if time.monotonic() > until:
                 raise ServiceError(f"the old TrainJob {name} does not go away; see: kubectl describe trainjob {name}")
             time.sleep(poll)
-        owned = {**job, "metadata": {**job["metadata"], **self._owner()}}
+        owned = {**job, "metadata": {**job["metadata"], **({"ownerReferences": us} if (us := self._us()) else {})}}
         with _explained(f"create TrainJob {name} in namespace {self.namespace}", pass_on=(409,)):
             self._jobs.create_namespaced_custom_object(*self._kind, owned, _request_timeout=TIMEOUT)
 
@@ -99,12 +100,30 @@ class Cluster:
         ours = [event for event in events if (event.involved_object.name or "").startswith(name)]
         return [f"{event.reason}: {event.message}" for event in ours]
 
-    def _owner(self) -> dict[str, Any]:
-        """Our own pod as the job's owner, so that it goes when the pipeline's run is deleted."""
+    def _own(self, there: Mapping[str, Any]) -> bool:
+        """Add our own pod to a job's owners: with the last of them it goes, and that of the first try may go any time.
+
+        False: the job changed since we looked.
+        """
+        metadata = there["metadata"]
+        owners = metadata.get("ownerReferences", [])
+        new = [one for one in self._us() if one["uid"] not in {owner["uid"] for owner in owners}]
+        if not new:
+            return True
+        changes = {"resourceVersion": metadata["resourceVersion"], "ownerReferences": [*owners, *new]}
+        with _explained(f"patch TrainJob {metadata['name']}", pass_on=(404, 409)):
+            self._jobs.patch_namespaced_custom_object(
+                *self._kind, metadata["name"], {"metadata": changes}, _request_timeout=TIMEOUT
+            )
+            return True
+        return False
+
+    def _us(self) -> list[dict[str, Any]]:
+        """Our own pod as an owner, so that a job goes when the pipeline's run is deleted; it can own none elsewhere."""
         name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
         if not name or not uid or self.namespace != self.own:
-            return {}
-        return {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}]}
+            return []
+        return [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}]
 
 
 def _connection() -> tuple[Any, str]:
