@@ -84,6 +84,27 @@ def test_a_watched_run_tells_each_change_once(server: PipelinesServer, folder: P
     assert heard == [("fetch", "RUNNING"), ("", "RUNNING"), ("fetch", "SUCCEEDED"), ("", "SUCCEEDED")]
 
 
+def test_a_server_that_is_away_for_a_while_is_asked_again(server: PipelinesServer, folder: Path) -> None:
+    client, heard = Server(server.address, TOKEN), list[tuple[str, str]]()
+    run = client.submit(order("data", folder, {}))
+    server.course, server.away = [{"state": "RUNNING"}, {"state": "SUCCEEDED"}], 3
+    assert client.watch(run, lambda name, state: heard.append((name, state)), poll=0.01) == "SUCCEEDED"
+    assert heard == [("", "RUNNING"), ("", "SUCCEEDED")]
+    assert server.away == 0
+
+
+@pytest.mark.parametrize(("token", "told"), [(TOKEN, r"\(503\)"), ("another", "INSTRUCTDIFFUSION_PIPELINES_TOKEN")])
+def test_a_run_that_can_not_be_watched_any_more_goes_on_and_the_line_says_where(
+    token: str, told: str, server: PipelinesServer, folder: Path
+) -> None:
+    client = Server(server.address, TOKEN)
+    run = client.submit(order("data", folder, {}))
+    server.away, server.token = 10**6, token
+    with pytest.raises(ServiceError, match=rf"{told}.*; the run goes on, look at it again: http.*/{run}") as caught:
+        client.watch(run, lambda name, state: None, poll=0.01, patience=0.1)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_run_that_fails_is_one_line_with_the_step_and_its_error(server: PipelinesServer, folder: Path) -> None:
     details = {"task_details": [step("fetch", "SUCCEEDED"), step("train", "FAILED", "the volume is full")]}
     server.course = [{"state": "FAILED", "run_details": details}]

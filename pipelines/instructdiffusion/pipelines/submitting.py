@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import tempfile
 import time
 import warnings
@@ -18,9 +19,16 @@ from instructdiffusion.model.errors import ConfigError, DataError, ServiceError
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.pipelines.parameters import NAMES, checked
 
+log = logging.getLogger(__name__)
+
 TIMEOUT = 15.0  # seconds for the server to say that it is there
+PATIENCE = 600.0  # seconds that it may not answer while a run is watched
 OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 TOKEN = "INSTRUCTDIFFUSION_PIPELINES_TOKEN"
+
+
+class Away(ServiceError):
+    """The server does not answer at the moment."""
 
 
 @dataclass(frozen=True)
@@ -117,21 +125,30 @@ class Server:
         """Where people look at a run."""
         return f"{self.host}/#/runs/details/{run}"
 
-    def watch(self, run: str, tell: Callable[[str, str], None], poll: float = 5.0) -> str:
+    def watch(self, run: str, tell: Callable[[str, str], None], poll: float = 5.0, patience: float = PATIENCE) -> str:
         """Follow a run to its end; returns its state, SUCCEEDED.
 
         Args:
             run: its id.
             tell: hears every change: the step's name (empty: the run itself) and its state.
             poll: seconds between looks.
+            patience: seconds that the server may not answer.
 
         Raises:
-            ServiceError: the run did not succeed, or the server is gone.
+            ServiceError: the run did not succeed; or the server is gone or refuses us, and the run goes on.
         """
-        told: dict[str, str] = {}
+        told, heard = dict[str, str](), time.monotonic()
         while True:
-            with self._explained(f"look at run {run}"):
-                found = self._client.get_run(run)
+            try:
+                with self._explained(f"look at run {run}"):
+                    found = self._client.get_run(run)
+            except ServiceError as error:
+                if not isinstance(error, Away) or time.monotonic() - heard > patience:
+                    raise ServiceError(f"{error}; the run goes on, look at it again: {self.address(run)}") from None
+                log.warning("%s; asking again", error)
+                time.sleep(poll)
+                continue
+            heard = time.monotonic()
             steps = _states(found)
             for name, (state, _) in {**steps, "": (str(found.state or "PENDING"), "")}.items():
                 if told.get(name) != state:
@@ -188,8 +205,8 @@ def _probe(host: str, token: str) -> None:
         raise ServiceError(f"{host} answers with a page to log in, or is no Kubeflow Pipelines; set {TOKEN}, or --host")
 
 
-def _down(host: str, why: str) -> ServiceError:
-    return ServiceError(
+def _down(host: str, why: str) -> Away:
+    return Away(
         f"{host} does not answer ({why}); check --host, or run: "
         "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80"
     )
@@ -198,7 +215,8 @@ def _down(host: str, why: str) -> ServiceError:
 def _refused(host: str, status: int | None, reason: str, what: str) -> ServiceError:
     if status in (401, 403):
         return ServiceError(f"{host} does not let us {what} ({status}): set {TOKEN} to a valid token")
-    return ServiceError(f"{host} can't {what} ({status}): {reason}")
+    passing = status is None or status == 429 or status >= 500
+    return (Away if passing else ServiceError)(f"{host} can't {what} ({status}): {reason}")
 
 
 def _reason(body: Any, otherwise: str) -> str:
