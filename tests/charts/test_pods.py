@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from charts.rendering import NAMESPACE, Object, Workload, kind, matches, named, workloads
+from charts.rendering import NAMESPACE, Object, Workload, kind, matches, named, objects_of, values_of, workloads
 
 from instructdiffusion.components.settings import NAMES, Settings
 from instructdiffusion.components.webhook import SECRET
@@ -19,7 +19,7 @@ EXTERNAL_CLAIMS, EXTERNAL_ACCOUNTS = {"shared"}, {"pipeline-runner"}
 NOT_THE_CHARTS = {
     *("store_port", "tracking_port", "serving_port", "label_port"),  # of servers on one machine
     *("pipelines_host", "pipelines_token"),  # of whoever submits a pipeline
-    *("run_id", "records"),  # of one run: the pipeline sets them
+    *("run_id", "records", "gpus"),  # of one run: the pipeline sets them
     "label_token",  # of steps alone: the pipeline takes it from the Secret
     "store_cache",  # of trainings alone, which take its default
 }
@@ -133,8 +133,6 @@ def test_everything_that_is_referred_to_exists_or_is_brought_along(objects: list
 
 
 def test_no_generated_secret_is_made_beside_one_that_is_brought_along() -> None:
-    from charts.rendering import objects_of, values_of
-
     assert kind(objects_of(values_of("evaluation-gitops")), "Secret") == []
     assert kind(objects_of(values_of("production-own-servers")), "Secret") == []
 
@@ -198,9 +196,11 @@ def test_compiled_pipelines_find_what_they_name(evaluation: list[Object]) -> Non
     from instructdiffusion.pipelines.compiling import Cluster, pod
 
     wanted = pod(Cluster(release="idf"), gpu=False)
-    (settings,), (claim,) = wanted["configMapAsEnv"], wanted["pvcMount"]
-    keys = {key["configMapKey"] for key in settings["keyToEnv"]}
-    assert keys <= set(named(evaluation, "ConfigMap", settings["configMapName"])["data"])
+    (claim,) = wanted["pvcMount"]
+    keys = {key["configMapKey"]: settings for settings in wanted["configMapAsEnv"] for key in settings["keyToEnv"]}
+    assert {settings["configMapName"] for settings in keys.values()} == {"idf-settings"}
+    assert {*keys} <= set(named(evaluation, "ConfigMap", "idf-settings")["data"])
+    assert [key for key, settings in keys.items() if settings.get("optional")] == [NAMES["training"]]
     assert len(wanted["secretAsEnv"]) == 2
     for secret in wanted["secretAsEnv"]:
         keys = {key["secretKey"] for key in secret["keyToEnv"]}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
@@ -107,6 +109,19 @@ def test_the_production_profile_alone_says_all_that_it_needs() -> None:
 )
 def test_a_wrong_value_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     assert named in refusal(merged(PROFILES["evaluation"], wrong))
+
+
+def test_the_step_image_has_every_extra_that_a_step_could_miss() -> None:
+    """Crawling is no step: who collects from a site asks for it by name."""
+    root = CHART.parents[1]
+    sources = [path for part in ("model", "components", "pipelines") for path in (root / part).rglob("*.py")]
+    missed = re.compile(r"is not installed; run: pip install 'instructdiffusion\[(\w+)\]'")
+    named = {extra for path in sources for extra in missed.findall(path.read_text())}
+    (held,) = re.findall(r"\$\{wheel\}\[(step,[\w,]+)\]", (root / "components" / "Dockerfile").read_text())
+    assert {"synthesis", "detectors", "quality"} <= named
+    assert named - {"crawl"} <= {*held.split(",")}
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {*held.split(",")} <= {*extras}
 
 
 def test_the_chart_has_the_version_of_the_package() -> None:

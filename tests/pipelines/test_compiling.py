@@ -188,14 +188,24 @@ def test_every_pod_gets_image_settings_volume_and_retries(name: str, files: dict
         assert pod["pvcMount"][0]["mountPath"] == "/work"
         assert pod["nodeSelector"]["labels"] == {"disk": "fast"}
         on_gpu = label.startswith(tuple(f"exec-{step}" for step in ON_GPU))
+        assert settings.gpus == on_gpu
         assert ("accelerator" in container["resources"]) == on_gpu
         assert [t["key"] for t in pod["tolerations"]] == ["spot", *(["nvidia.com/gpu"] if on_gpu else [])]
         named = {*NAMES.values()}
-        assert {key["envVar"] for key in pod["configMapAsEnv"][0]["keyToEnv"]} < named
+        (source,) = pod["configMapAsEnv"]
+        assert {key["envVar"] for key in source["keyToEnv"]} < named - {NAMES["training"]}
     for _, tasks in graphs(spec):
         for task in tasks.values():
             one_step = "executorLabel" in spec["components"][task["componentRef"]["name"]]
             assert (task.get("retryPolicy", {}).get("maxRetryCount") == 2) == one_step
+
+
+def test_a_pipeline_that_says_nothing_of_trainings_leaves_that_to_the_chart(tmp_path: Path) -> None:
+    spec, pods = read(compile_all(tmp_path, Cluster())["train"])
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        assert NAMES["training"] not in {variable["name"] for variable in executor["container"]["env"]}
+        sources = [source for source in pods[label]["configMapAsEnv"] if source.get("optional")]
+        assert [key["configMapKey"] for source in sources for key in source["keyToEnv"]] == [NAMES["training"]]
 
 
 @every_pipeline

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from kfp import dsl
 
 from instructdiffusion.model.errors import ConfigError, DataError, ServiceError
@@ -37,6 +38,20 @@ def test_a_step_ends_with_one_line_and_its_code(
     assert first == {"step": "make something"}
     assert last["error"].startswith(line)
     assert last["exit_code"] == code
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here a step finds its GPUs")
+def test_a_step_that_can_not_use_its_gpus_is_one_line_with_the_fix(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCTDIFFUSION_GPUS", "2")
+    with pytest.raises(SystemExit) as ended, inside("make something"):
+        pytest.fail("it began")
+    assert ended.value.code == 2
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert "finds none of the GPUs (2) that this step was given" in told
+    assert "--build-arg TORCH_INDEX=" in told
+    assert "\n" not in told
 
 
 def test_a_fault_of_ours_keeps_its_traceback() -> None:

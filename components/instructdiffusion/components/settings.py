@@ -97,6 +97,7 @@ class Settings(BaseModel):
     )
     pipelines_host: str = Field("", description="Kubeflow Pipelines, as http(s)://host:port; empty: none.")
     pipelines_token: SecretStr = Field(SecretStr(""), description="Token for Kubeflow Pipelines; empty: none.")
+    gpus: int = Field(0, ge=0, description="GPUs that a step was given; a compiled pipeline says so.")
     run_id: str = Field("", description="Id of the pipeline's run that a step belongs to; empty: none.")
     records: str = Field("", description="Folder of what steps record for their run's summary; empty: none.")
 

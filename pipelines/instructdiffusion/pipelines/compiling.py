@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ FROM_MAP = (
 )
 FROM_SECRET = {"AWS_ACCESS_KEY_ID": "store_access_key", "AWS_SECRET_ACCESS_KEY": "store_secret_key"}
 FROM_LABEL_SECRET = {"token": "label_token"}
-ON_GPU = ("encode", "evaluate", "propose", "probe", "measure", "gate")  # steps that run the model themselves
+# Steps that run the model themselves, or the networks that paint and judge triplets.
+ON_GPU = ("build", "filter", "encode", "evaluate", "propose", "probe", "measure", "gate")
 GPU = "nvidia.com/gpu"
 
 
@@ -55,11 +56,13 @@ class Cluster(BaseModel):
     mount: str = Field("/work", pattern="^/", description="Where steps mount it; training nodes must do so alike.")
     cpu: str = Field("2", pattern=r"^\d+(\.\d+)?m?$", description="CPU of a step.")
     memory: str = Field("8Gi", pattern=r"^\d+(\.\d+)?[KMGT]i?$", description="Memory of a step.")
-    gpus: int = Field(0, ge=0, le=16, description="GPUs of a step that runs the model.")
+    gpus: int = Field(0, ge=0, le=16, description="GPUs of a step that runs networks, but trains none.")
     tolerations: tuple[dict[str, Any], ...] = Field((), description="Taints that nodes of steps may have.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that nodes of steps must have.")
     retries: int = Field(2, ge=0, le=10, description="Times that a step that failed is tried again.")
-    training: Training = Field(default_factory=Training, description="What the TrainJobs ask for.")
+    training: Training = Field(
+        default_factory=Training, description="What the TrainJobs ask for; none told: the chart says."
+    )
 
 
 def compile_all(out: Path, cluster: Cluster, preset: str = "full") -> dict[str, Path]:
@@ -136,13 +139,18 @@ def dress(container: dict[str, Any], step: str, cluster: Cluster) -> None:
     """
     container["image"] = cluster.image
     container["command"][-1] += f"# code {_code()}\n"
-    env = {"backend": "cluster", "records": f"{cluster.mount}/runs", "training": _json(cluster.training)}
+    env = {"backend": "cluster", "records": f"{cluster.mount}/runs"}
+    if cluster.training != Training():
+        env["training"] = _json(cluster.training)
+    on_gpu = cluster.gpus > 0 and step in ON_GPU
+    if on_gpu:
+        env["gpus"] = str(cluster.gpus)
     container["env"] = [{"name": NAMES[field], "value": value} for field, value in env.items()]
     container["resources"] = {
         **{f"resourceCpu{end}": cluster.cpu for end in ("Request", "Limit")},
         **{f"resourceMemory{end}": cluster.memory for end in ("Request", "Limit")},
     }
-    if cluster.gpus and step in ON_GPU:
+    if on_gpu:
         container["resources"]["accelerator"] = {
             "type": GPU,
             "resourceType": GPU,
@@ -160,11 +168,11 @@ def pod(cluster: Cluster, *, gpu: bool) -> dict[str, Any]:
     config_map, secret = cluster.config_map or f"{name}-settings", cluster.secret or f"{name}-store"
     claim = cluster.claim or f"{name}-work"
     label_secret = cluster.label_secret or f"{name}-label-studio"
-    keys = [{"configMapKey": NAMES[field], "envVar": NAMES[field]} for field in FROM_MAP]
+    maps = [_map(config_map, FROM_MAP)]
+    if cluster.training == Training():  # else the step has it literally, which a map would stand over
+        maps.append({**_map(config_map, ("training",)), "optional": True})  # there may be no trainings
     made: dict[str, Any] = {
-        "configMapAsEnv": [
-            {"configMapName": config_map, "configMapNameParameter": _constant(config_map), "keyToEnv": keys}
-        ],
+        "configMapAsEnv": maps,
         "secretAsEnv": [
             _secret(secret, FROM_SECRET),
             {**_secret(label_secret, FROM_LABEL_SECRET), "optional": True},  # there may be no Label Studio
@@ -196,6 +204,11 @@ def _made_of_one_step(spec: Mapping[str, Any]) -> set[str]:
 def _step(label: str) -> str:
     """The step of an executor, whose label is numbered where there are several."""
     return label.removeprefix("exec-").rstrip("-0123456789")
+
+
+def _map(name: str, fields: Sequence[str]) -> dict[str, Any]:
+    keys = [{"configMapKey": NAMES[field], "envVar": NAMES[field]} for field in fields]
+    return {"configMapName": name, "configMapNameParameter": _constant(name), "keyToEnv": keys}
 
 
 def _secret(name: str, fields: Mapping[str, str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from instructdiffusion.components.settings import Settings
 from instructdiffusion.components.step import Made
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import TrackedRun, Tracker
-from instructdiffusion.model.errors import InstructDiffusionError, from_system
+from instructdiffusion.model.errors import ConfigError, InstructDiffusionError, from_system
 from instructdiffusion.model.files import digest_of, write_atomic
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def inside(title: str) -> Iterator[Surroundings]:
     say({"step": title})
     here, began = Surroundings(), time.time()
     try:
+        here.use_gpus()
         yield here
     except (InstructDiffusionError, OSError) as error:
         told = from_system(error) if isinstance(error, OSError) else error
@@ -102,6 +103,22 @@ class Surroundings:
         for name, value in figures.items():
             metrics.log_metric(name, value)
         write_atomic(Path(metrics.path), json.dumps(dict(figures), indent=1))
+
+    def use_gpus(self) -> None:
+        """Make sure that a step which was given GPUs can use them, rather than be slow beside them.
+
+        Raises:
+            ConfigError: it was given some, and its PyTorch finds none.
+        """
+        if not self.settings.gpus:
+            return
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"PyTorch {torch.__version__} finds none of the GPUs ({self.settings.gpus}) that this step was given: "
+                "build its image with --build-arg TORCH_INDEX=https://pypi.org/simple, or compile with gpus=0"
+            )
 
     def folder(self, source: str, copy: Path) -> Path:
         """A folder of this machine, or one of the store (s3://...), which is downloaded to `copy`."""
