@@ -6,7 +6,18 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from charts.rendering import NAMESPACE, Object, Workload, kind, matches, named, objects_of, values_of, workloads
+from charts.rendering import (
+    NAMESPACE,
+    Object,
+    Workload,
+    kind,
+    matches,
+    merged,
+    named,
+    objects_of,
+    values_of,
+    workloads,
+)
 
 from instructdiffusion.components.settings import NAMES, Settings
 from instructdiffusion.components.webhook import SECRET
@@ -190,6 +201,13 @@ def test_the_reconcilers_command_is_one_that_the_command_line_takes(objects: lis
             (service,) = (s for s in kind(objects, "Service") if matches(s["spec"]["selector"], pod.labels))
             address = f"http://{service['metadata']['name']}.ml.svc:{service['spec']['ports'][0]['port']}/"
             assert (taken["webhook_url"], taken["webhook_host"]) == (address, "0.0.0.0")
+
+
+def test_the_reconciler_is_told_how_its_service_grows() -> None:
+    grown = {"serving": {"minReplicas": 3, "maxReplicas": 9, "targetCpu": 55}}
+    made = objects_of(merged(values_of("production-full"), grown))
+    (pod,) = (w for w in workloads(made) if w.component == "reconciler")
+    assert {"--min-replicas=3", "--max-replicas=9", "--target-cpu=55"} <= {*pod.spec["containers"][0]["args"]}
 
 
 def test_compiled_pipelines_find_what_they_name(evaluation: list[Object]) -> None:

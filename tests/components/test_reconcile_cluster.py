@@ -18,7 +18,7 @@ from components.promoting_page import CLUSTER, run
 
 from instructdiffusion.components.reconcile import CANARY_AT, ERROR, SERVED_AT, Canary, Reconciler, Served
 from instructdiffusion.components.registry import CHAMPION, Registry, Version
-from instructdiffusion.components.serving_cluster import KServe
+from instructdiffusion.components.serving_cluster import KServe, Scale
 from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.model.errors import ConfigError, ServiceError
 
@@ -148,10 +148,11 @@ def test_a_version_is_served_by_its_image_or_by_its_weights(cluster: Cluster) ->
 
 
 def test_weights_from_the_store_are_served_under_their_version(cluster: Cluster) -> None:
-    KServe("edits", "runtime", account="serving", replicas=(2, 4)).serve(version("3"))
+    KServe("edits", "runtime", account="serving", scale=Scale(2, 4, 70)).serve(version("3"))
     made = cluster.spec()["predictor"]
     assert made["model"]["env"] == [{"name": "INSTRUCTDIFFUSION_SERVING_VERSION", "value": "3"}]
     assert (made["serviceAccountName"], made["minReplicas"], made["maxReplicas"]) == ("serving", 2, 4)
+    assert (made["scaleMetric"], made["scaleTarget"]) == ("cpu", 70)
 
 
 def test_what_an_operator_set_stays(cluster: Cluster) -> None:

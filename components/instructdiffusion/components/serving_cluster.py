@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ TIMEOUT = (5, 30)  # seconds to connect and to answer
 ACCESS = "run the reconciler under the chart's ServiceAccount, which may get, create and patch InferenceServices"
 
 
+@dataclass(frozen=True)
+class Scale:
+    """How a service grows: fewest and most pods, and the CPU use, in percent of the request, that adds one."""
+
+    least: int = 1
+    most: int = 1
+    cpu: int = 80
+
+
 class KServe:
     """Serves a version through an InferenceService."""
 
@@ -38,7 +48,7 @@ class KServe:
         namespace: str = "",
         canary: Canary | None = None,
         account: str = "",
-        replicas: tuple[int, int] = (1, 1),
+        scale: Scale | None = None,
     ) -> None:
         """Connect as the pod that we are in, or else by the kubeconfig.
 
@@ -48,7 +58,7 @@ class KServe:
             namespace: empty: our pod's own, or the kubeconfig's.
             canary: how a new version starts; None: with all the traffic.
             account: ServiceAccount of the service's pods, with the store's keys; empty: the namespace's default.
-            replicas: fewest and most pods of a service that is made; one that is there keeps its own.
+            scale: of a service that is made, None: one pod; one that is there keeps its own.
 
         Raises:
             ConfigError: there is no cluster.
@@ -67,7 +77,7 @@ class KServe:
                     f"no cluster to serve on ({error}); set KUBECONFIG, or INSTRUCTDIFFUSION_BACKEND to local"
                 ) from None
         self.name, self.runtime, self.namespace = name, runtime, namespace or own
-        self.canary, self.account, self.replicas = canary or Canary(), account, replicas
+        self.canary, self.account, self.scale = canary or Canary(), account, scale or Scale()
         self._objects = client.CustomObjectsApi()
         self._kind: Any = (GROUP, API, self.namespace, PLURAL)
 
@@ -93,7 +103,7 @@ class KServe:
         """Name it as the one predictor; KServe keeps the pods before until the new ones are ready."""
         wanted = predictor(version, self.runtime)
         if self._get() is None:
-            self._create(service(self.name, wanted, self.account, self.replicas))
+            self._create(service(self.name, wanted, self.account, self.scale))
         else:
             self._patch({"spec": {"predictor": wanted, "canary": None}})
 
@@ -135,16 +145,16 @@ def predictor(version: Version, runtime: str) -> dict[str, Any]:
     }
 
 
-def service(
-    name: str, wanted: Mapping[str, Any], account: str = "", replicas: tuple[int, int] = (1, 1)
-) -> dict[str, Any]:
+def service(name: str, wanted: Mapping[str, Any], account: str, scale: Scale) -> dict[str, Any]:
     """A new InferenceService with this predictor."""
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "timeout": 300,  # seconds, as in the Bento
         "securityContext": {"runAsNonRoot": True, "runAsUser": 1034, "seccompProfile": {"type": "RuntimeDefault"}},
-        "minReplicas": replicas[0],
-        "maxReplicas": replicas[1],
+        "minReplicas": scale.least,
+        "maxReplicas": scale.most,
+        "scaleMetric": "cpu",
+        "scaleTarget": scale.cpu,
     }
     if account:
         pod["serviceAccountName"] = account

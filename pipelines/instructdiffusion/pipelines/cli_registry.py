@@ -92,6 +92,7 @@ def reconcile(
     account: Annotated[str, typer.Option("--service-account", help="cluster: of the service's pods")] = "",
     min_replicas: Annotated[int, typer.Option(min=0, help="cluster: fewest pods of a service that is made")] = 1,
     max_replicas: Annotated[int, typer.Option(min=1, help="cluster: most of them")] = 1,
+    target_cpu: Annotated[int, typer.Option(min=1, help="cluster: percent of CPU use that adds one")] = 80,
     namespace: Annotated[str, typer.Option(help="cluster: left out, that of the pod or of the kubeconfig")] = "",
     canary: Annotated[int, typer.Option(min=0, max=99, help="cluster: percent a new version starts with")] = 0,
     hold: Annotated[float, typer.Option(min=0, help="cluster: minutes that it keeps that share")] = 30,
@@ -116,7 +117,8 @@ def reconcile(
             raise ConfigError(
                 f"--min-replicas {min_replicas} is more than --max-replicas {max_replicas}; raise the latter"
             )
-        cluster = _kserve(name, runtime, namespace, canary, hold, account, (min_replicas, max_replicas))
+        scale = (min_replicas, max_replicas, target_cpu)
+        cluster = _kserve(name, runtime, namespace, canary, hold, account, scale)
         _reconcile(settings, cluster, watch, every, listening, as_json)
         return
     with _local(settings, work, port or settings.serving_port or PORT).opened() as local:
@@ -177,14 +179,14 @@ def _local(settings: Settings, work: Path, port: int) -> Local:
 
 
 def _kserve(
-    name: str, runtime: str, namespace: str, canary: int, hold: float, account: str, replicas: tuple[int, int]
+    name: str, runtime: str, namespace: str, canary: int, hold: float, account: str, scale: tuple[int, int, int]
 ) -> Backend:
     from datetime import timedelta
 
     from instructdiffusion.components.reconcile import Canary
-    from instructdiffusion.components.serving_cluster import KServe
+    from instructdiffusion.components.serving_cluster import KServe, Scale
 
-    return KServe(name, runtime, namespace, Canary(canary, timedelta(minutes=hold)), account, replicas)
+    return KServe(name, runtime, namespace, Canary(canary, timedelta(minutes=hold)), account, Scale(*scale))
 
 
 def _registry(settings: Settings) -> Registry:
