@@ -99,7 +99,7 @@ def test_a_pod_that_finds_its_job_becomes_one_of_its_owners_once(
     for _ in range(2):
         launch(tmp_path)
         assert known["ownerReferences"] == [owner, {**owner, "name": "again", "uid": "u-2"}]
-    assert server.created == server.deleted == []
+    assert (server.created, server.deleted) == ([], [])
 
 
 def test_a_pod_of_another_namespace_can_own_nothing_here(
