@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
+from relay import Relay
 
 from instructdiffusion.components.away import away, reach, version
 from instructdiffusion.components.process import LOOPBACK
-from instructdiffusion.components.servers import Server, seaweed
+from instructdiffusion.components.servers import seaweed
 from instructdiffusion.components.settings import Settings
 from instructdiffusion.components.step import data_digest
 from instructdiffusion.components.storage import Store
@@ -27,41 +25,6 @@ from instructdiffusion.model.train_main import main
 
 BYTES = 3_000_000  # of a shard
 ENOUGH = 1_200_000  # bytes after which the store is killed: more than one piece, less than a shard
-
-
-class Relay:
-    """Stands before a server and kills it once it has sent so many bytes."""
-
-    def __init__(self, server: Server) -> None:
-        self._server, self.left, self.broken = server, 2**62, Event()
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self.endpoint = f"{LOOPBACK}:{self._listener.getsockname()[1]}"
-        self._to = (LOOPBACK, int(server.address.rpartition(":")[2]))
-        Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        while True:
-            near = self._listener.accept()[0]
-            try:
-                far = socket.create_connection(self._to)
-            except OSError:  # it is down
-                near.close()
-                continue
-            for way in ((near, far, False), (far, near, True)):
-                Thread(target=self._pass, args=way, daemon=True).start()
-
-    def _pass(self, one: socket.socket, other: socket.socket, counts: bool) -> None:
-        with suppress(OSError):
-            while data := one.recv(4096):
-                other.sendall(data)
-                self.left -= len(data) * counts
-                if self.left < 0 and not self.broken.is_set():
-                    self.broken.set()
-                    os.kill(self._server.process.pid, signal.SIGKILL)
-                    break
-        for end in (one, other):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
 
 
 def uploaded(store: Store, folder: Path, name: str) -> str:

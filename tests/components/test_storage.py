@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from components.conftest import Servers
+from relay import Relay
 
 from instructdiffusion.components.process import free_ports
 from instructdiffusion.components.settings import Settings
@@ -74,6 +78,45 @@ def test_a_damaged_object_is_named_and_nothing_is_left(store: Store, folder: Pat
     with pytest.raises(DataError, match=r"editor\.json is damaged"):
         store.get_directory(uri, tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+def test_what_came_of_a_folder_before_an_outage_is_not_fetched_again(
+    servers: Servers, settings: Settings, store: Store, name: str, tmp_path: Path
+) -> None:
+    many, relay = tmp_path / "many", Relay(servers.store, kill=False)
+    for number in range(24):
+        (many / f"{number % 3}").mkdir(parents=True, exist_ok=True)
+        (many / f"{number % 3}/{number}.bin").write_bytes(os.urandom(100_000))
+    uri = store.put_directory(many, name)
+    far, back = Store.open(settings.model_copy(update={"store_endpoint": relay.endpoint})), tmp_path / "back"
+    back.mkdir()
+    (back / "old.bin").write_bytes(b"of the version before")
+
+    relay.left = 1_200_000
+    with pytest.raises(ServiceError, match=relay.endpoint):
+        far.get_directory(uri, back)
+    assert [path.name for path in back.iterdir()] == ["old.bin"]
+    part = tmp_path / ".back.part"
+    came = {path: path.stat().st_ino for path in part.rglob("*.bin")}
+    assert 2 < len(came) < 24
+    (part / "stray.bin").write_bytes(b"of the version before")
+    next(iter(came)).write_bytes(os.urandom(100_000))
+
+    relay.left = 2**62
+    assert far.get_directory(uri, back) == back
+    assert digest_of(back) == digest_of(many)
+    assert 2**62 - relay.left < 100_000 * (24 - len(came) + 2)
+    assert not part.exists()
+
+
+def test_who_wants_the_same_folder_at_the_same_time_gets_it(
+    store: Store, folder: Path, name: str, tmp_path: Path
+) -> None:
+    uri = store.put_directory(folder, name)
+    with ThreadPoolExecutor(3) as pool:
+        made = [*pool.map(lambda _: store.get_directory(uri, tmp_path / "back"), range(3))]
+    assert made == 3 * [tmp_path / "back"]
+    assert digest_of(tmp_path / "back") == digest_of(folder)
 
 
 def test_a_listed_file_cannot_leave_its_folder(store: Store, name: str, tmp_path: Path) -> None:

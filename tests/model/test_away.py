@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,24 @@ def test_who_shares_a_cache_fetches_a_shard_once(many: Path, tmp_path: Path) -> 
         paths = [*pool.map(lambda one: [one.path(shard) for shard in shards], both * 2)]
     assert paths.count(paths[0]) == 4
     assert sorted(far.asked) == [*(shard.name for shard in shards), MANIFEST]
+
+
+def test_shards_may_come_while_room_is_made(many: Path, tmp_path: Path) -> None:
+    there = away(Far(many), tmp_path)
+    shards = there.manifest().shards
+    names = [shards[0].model_copy(update={"name": f"n{number}.tar"}) for number in range(3000)]
+    for shard in names:
+        (there.cache / shard.name).symlink_to(many / shards[0].name)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            coming = [pool.submit(there.path, shard) for shard in names]
+            while not all(future.done() for future in coming):
+                there.ahead(shards[:1])
+            assert all(future.result().exists() for future in coming)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_what_came_before_an_outage_is_not_fetched_again_and_what_an_earlier_run_left_is_used(

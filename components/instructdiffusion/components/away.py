@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instructdiffusion.components.settings import Settings
-from instructdiffusion.components.storage import ADDRESS, Store, Unanswered
+from instructdiffusion.components.storage import Store, Unanswered
+from instructdiffusion.model.addresses import S3
 
 if TYPE_CHECKING:
     from instructdiffusion.model.data.away import Away
@@ -29,7 +30,7 @@ def reach(address: str) -> Path | Away:
     Raises:
         ConfigError: it is in a store and none is set.
     """
-    if not address.startswith(ADDRESS):
+    if not address.startswith(S3):
         return Path(address)
     return away(address, Settings.from_environment(needs=["store"]))
 
@@ -53,7 +54,7 @@ def away(address: str, settings: Settings) -> Away:
 @contextmanager
 def version(data: Path | str, store: Callable[[], Store]) -> Iterator[Path]:
     """A folder with a data set's manifest, within the block; of one at an `s3://` address it holds nothing else."""
-    if isinstance(data, Path) or not data.startswith(ADDRESS):
+    if isinstance(data, Path) or not data.startswith(S3):
         yield Path(data)
         return
     with tempfile.TemporaryDirectory() as folder:

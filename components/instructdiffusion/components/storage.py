@@ -6,28 +6,29 @@ interrupted is not taken for whole, and the next try sends only what is missing.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from instructdiffusion.components.settings import Settings
+from instructdiffusion.model.addresses import S3, parted
 from instructdiffusion.model.errors import ConfigError, DataError, InstructDiffusionError, ServiceError
-from instructdiffusion.model.files import atomic_directory, digest_of
+from instructdiffusion.model.files import alone, digest_of, put_in_place
 
 if TYPE_CHECKING:
     from minio import Minio
 
 log = logging.getLogger(__name__)
 
-ADDRESS = "s3://"  # what every address of a store begins with
 FILES = ".files.json"
-UPLOADS = 8  # files sent at once
+AT_ONCE = 8  # files that are sent, or fetched, at the same time
 PIECE = 2**20  # bytes of a download that are written at once
 SHA = "x-amz-meta-sha256"  # the digest travels with the object: an etag is none for files sent in parts
 KEYS = "INSTRUCTDIFFUSION_STORE_ACCESS_KEY and INSTRUCTDIFFUSION_STORE_SECRET_KEY"
@@ -75,7 +76,7 @@ class Store:
 
         retries = urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])
         pool = urllib3.PoolManager(
-            maxsize=UPLOADS,
+            maxsize=AT_ONCE,
             timeout=urllib3.Timeout(connect=5, read=timeout),
             retries=retries,
             cert_reqs="CERT_REQUIRED",
@@ -197,16 +198,14 @@ class Store:
             with self._explained(self.uri(name)):
                 self._client.remove_object(self.bucket, f"{name}/{FILES}")
         total, done = sum(size for size, _ in listing.values()), 0
-        with ThreadPoolExecutor(UPLOADS) as pool:
-            sending = {pool.submit(self.put_file, path / r, f"{name}/{r}"): size for r, (size, _) in listing.items()}
-            try:
-                for finished in as_completed(sending):
-                    finished.result()
-                    done += sending[finished]
-                    if sent is not None:
-                        sent(done, total)
-            finally:  # after a failure the rest would only fail one by one
-                pool.shutdown(cancel_futures=True)
+
+        def count(relative: str) -> None:
+            nonlocal done
+            done += listing[relative][0]
+            if sent is not None:
+                sent(done, total)
+
+        _side_by_side(lambda relative: self.put_file(path / relative, f"{name}/{relative}"), listing, count)
         text = json.dumps({r: {"size": s, "sha256": d} for r, (s, d) in listing.items()}, indent=1).encode()
         with self._explained(self.uri(name)):
             self._client.put_object(
@@ -214,8 +213,16 @@ class Store:
             )
         return self.uri(name)
 
+    def get(self, uri: str, path: Path) -> Path:
+        """Download a file, or a folder that was uploaded to its end, to `path`; see `get_file` and `get_directory`."""
+        folder = self._stat(f"{self._name(uri)}/{FILES}") is not None
+        return self.get_directory(uri, path) if folder else self.get_file(uri, path)
+
     def get_directory(self, uri: str, path: Path) -> Path:
         """Download a folder to `path`, whole and checked, or not at all; one with the same content is kept.
+
+        What came before an outage stays beside it, and the next call fetches the rest. Of several processes that
+        want the same one fetches, the others wait.
 
         Raises:
             ServiceError: it is not there or not complete, or the store does not answer.
@@ -225,14 +232,25 @@ class Store:
         listing = self._files(name)
         if listing is None:
             raise ServiceError(f"{uri} is not in the store at {self.endpoint}, or not whole; upload it again")
-        if path.is_dir() and _listing(path, empty=True) == listing:
-            return path
-        with atomic_directory(path) as folder:
-            for relative, (_, digest) in listing.items():
-                target = folder / _safe(relative, uri)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self._download(f"{name}/{relative}", target, digest)
-        return path
+        for relative in listing:
+            _safe(relative, uri)
+        with self._explained(uri), alone(path.with_name(f".{path.name}.lock")):
+            if path.is_dir() and _listing(path, empty=True) == listing:
+                return path
+            part = path.with_name(f".{path.name}.part")
+            part.mkdir(exist_ok=True)
+            _side_by_side(lambda r: self._complete(f"{name}/{r}", part / r, *listing[r]), listing)
+            for file in [file for file in part.rglob("*") if file.is_file()]:
+                if file.relative_to(part).as_posix() not in listing:  # of an earlier version of the folder
+                    file.unlink()
+            return put_in_place(part, path)
+
+    def _complete(self, name: str, path: Path, size: int, digest: str) -> None:
+        """Download a file of a folder unless its bytes are there."""
+        if path.is_file() and path.stat().st_size == size and digest_of(path) == digest:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._download(name, path, digest)
 
     def keep_only(self, name: str, kept: Collection[str]) -> None:
         """Remove all that lies under a name but the files and folders called as `kept` says.
@@ -323,6 +341,20 @@ class Store:
         return f"the object store at {self.endpoint} answered {code} for {what}; try again or see its log"
 
 
+def _side_by_side(
+    work: Callable[[str], object], names: Iterable[str], finished: Callable[[str], None] = lambda name: None
+) -> None:
+    """`work` of each name, several at a time; `finished` is told of each that is done."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        running = {pool.submit(work, name): name for name in names}
+        try:
+            for done in as_completed(running):
+                done.result()
+                finished(running[done])
+        finally:  # after a failure the rest would only fail one by one
+            pool.shutdown(cancel_futures=True)
+
+
 def _listing(path: Path, *, empty: bool = False) -> dict[str, tuple[int, str]]:
     """(bytes, digest) of every file that is not hidden, by name relative to the folder, sorted."""
     if not path.is_dir():
@@ -343,6 +375,21 @@ def _safe(relative: str, uri: str) -> str:
     if parts.is_absolute() or ".." in parts.parts:
         raise DataError(f"{uri} lists the file {relative}, which lies outside its folder; upload it again")
     return relative
+
+
+def located(address: str, copies: Path, store: Store | None) -> str:
+    """The same address on this machine: a file or folder of the store is downloaded below `copies`, unless it is there.
+
+    Raises:
+        ConfigError: it is in a store and none is set.
+        ServiceError: it is not there, or the store does not answer.
+    """
+    kind, place = parted(address)
+    if not place.startswith(S3):
+        return address
+    folder = copies / hashlib.sha256(place.encode()).hexdigest()[:12]  # one copy for all that work here
+    with alone(folder / ".lock"):
+        return f"{kind}{needed(store, place).get(place, folder / place.rstrip('/').rpartition('/')[2])}"
 
 
 def needed(store: Store | None, address: str) -> Store:

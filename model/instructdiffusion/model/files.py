@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from errno import ENOSPC
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -98,19 +100,33 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        if path.exists():
-            old = temporary.with_name(temporary.name + ".old")
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
+        put_in_place(temporary, path)
     except OSError as error:
         raise DataError(
             f"can't write {path}: {error.strerror or error}; free space or choose another folder"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(folder: Path, path: Path) -> Path:
+    """Give a whole folder beside `path` that name; what was there before is removed."""
+    old = folder.with_name(f"{folder.name}.old")
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)  # of a process that was killed here
+        path.rename(old)
+    folder.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Keep other threads, and other processes of this machine, out; `lock` is a file that is left behind."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def digest_of(path: Path, only: Collection[str] = ()) -> str:
@@ -132,6 +148,22 @@ def digest_of(path: Path, only: Collection[str] = ()) -> str:
         if not only or name.parts[0] in only:
             whole.update(f"{name.as_posix()}\0{_file_hash(file).hexdigest()}\n".encode())
     return f"sha256:{whole.hexdigest()}"
+
+
+def digest_once(path: Path) -> str:
+    """The same, taken once in this process while size and time of every file stay as they are.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+    stats = [(str(file), file.stat()) for file in files]
+    return _known_digest(path, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
+@lru_cache(maxsize=64)
+def _known_digest(path: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    return digest_of(path)
 
 
 def _whole_lines(file: IO[bytes]) -> int:

@@ -83,14 +83,14 @@ def fit(
 ) -> dict[str, Any]:
     """Encode and train as `run` says; what is done already is used again."""
     from instructdiffusion.components import encode, train
-    from instructdiffusion.components.storage import ADDRESS
+    from instructdiffusion.model.addresses import S3
 
     if run.train_text and model is None:
         raise DataError(
             f"recipe {run.name} makes a model from nothing; use: instructdiffusion base --recipe {run.name}"
         )
     job = hashlib.sha256(run.model_dump_json().encode()).hexdigest()[:8]
-    if not (isinstance(data, str) and data.startswith(ADDRESS)):
+    if not (isinstance(data, str) and data.startswith(S3)):
         with shown(console, "encode"):
             data = encode.run(Path(data), model, out / "latents", states=not run.train_text).path
     with shown(console, f"train ({run.name})") as progress:

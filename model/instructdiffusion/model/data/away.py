@@ -7,11 +7,9 @@ others find it.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +18,7 @@ from typing import Protocol
 
 from instructdiffusion.model.data.shards import MANIFEST, Manifest, Shard, checked
 from instructdiffusion.model.errors import DataError, InstructDiffusionError
-from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.files import alone, digest_of
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +135,9 @@ class Away:
     def ahead(self, shards: Sequence[Shard]) -> None:
         """Begin to fetch what is needed next as far as there is room, and make room."""
         wanted = {shard.name: shard for shard in shards}
-        fitting = within({**wanted, **self._sizes}, self._sizes, self.room)
-        for name in [name for name in self._sizes if name not in fitting]:
+        sizes = self._sizes.copy()  # while we look through it, shards come
+        fitting = within({**wanted, **sizes}, sizes, self.room)
+        for name in [name for name in sizes if name not in fitting]:
             self._drop(name)
             self._dropped |= {name} & wanted.keys()
         self._coming = {name: thread for name, thread in self._coming.items() if thread.is_alive()}
@@ -162,7 +161,7 @@ class Away:
         path, part = self.cache / shard.name, self.cache / f".{shard.name}.part"
         if shard.name in self._checked and path.is_file():
             return path
-        with _alone(self.cache / f".{shard.name}.lock"):
+        with alone(self.cache / f".{shard.name}.lock"):
             if self._is_whole(path, shard):
                 return path
             for _ in range(2):  # the part may be one of an earlier run
@@ -194,12 +193,3 @@ def within(names: Iterable[str], sizes: Mapping[str, int], room: int) -> set[str
             break
         fitting.add(name)
     return fitting
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Keep other threads, and other processes of this machine, out."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
