@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from instructdiffusion.model.data.pictures import MOST_PIXELS
 from instructdiffusion.model.data.samples import NARROW
 from instructdiffusion.model.data.shards import Manifest
-from instructdiffusion.model.data.sources import Pairs, Scenes, Synthesis
+from instructdiffusion.model.data.sources import Pairs, Scenes, Synthesis, packaged, sources_of
 from instructdiffusion.pipelines.cli import app
 
 PAGE = Path(__file__).parents[1] / "docs/data.md"
@@ -29,7 +29,8 @@ def test_a_data_set_is_built_at_once_and_in_parts_as_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (text,) = blocks("yaml")
+    text, paper = blocks("yaml")
+    assert sources_of(paper, "the page's") == packaged("paper")
     drawings.coco(tmp_path / "coco", drawings.person(1, 7, drawings.COCO_JOINTS))
     for split in ("train", "test"):
         published.gopro(tmp_path / "gopro", split=split)

@@ -15,7 +15,7 @@ from instructdiffusion.pipelines.source_steps import build, join, plan
 
 @dsl.pipeline(name="fan-out")  # type: ignore[untyped-decorator]
 def fan_out(sources: str, parts: int, work: str) -> dsl.Dataset:
-    planned = fresh(plan(sources=sources, triplets=1, parts=parts))
+    planned = fresh(plan(sources=sources, root="", without="", triplets=1, parts=parts))
     with dsl.ParallelFor(planned.outputs["Output"]) as order:
         built = build(order=order, name="train", size=32, seed=3, work=work)
     return join(parts=dsl.Collected(built.outputs["shards"]), name="train").outputs["shards"]

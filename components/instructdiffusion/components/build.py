@@ -2,47 +2,74 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instructdiffusion.components.step import Made, data_digest, made, once
-from instructdiffusion.components.storage import Store, needed
+from instructdiffusion.components.storage import Store, located, needed
+from instructdiffusion.model.addresses import FILES, S3, parted
+from instructdiffusion.model.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from instructdiffusion.model.data.sources import Sources
+    from instructdiffusion.model.data.sources import Source, Sources
 
 
-def read(address: str, copy: Path, store: Store | None) -> Sources:
-    """The sources that a file names, in a folder or in the store; its relative paths are below its folder.
+def read(address: str, copy: Path, store: Store | None, *, root: str = "", without: Collection[str] = ()) -> Sources:
+    """The sources that a file names, in a folder or in the store.
 
     Args:
+        address: of the file, or `paper`.
         copy: where a file of the store is downloaded to.
+        root: folder or s3:// address that relative paths are below; left out: the file's own.
+        without: names of sources to leave out.
 
     Raises:
-        ConfigError: the file is wrong, with all that is wrong; or it is in a store and none is set.
+        ConfigError: the file is wrong, with all that is wrong; or it is in a store and none is set; or `paper` is
+            without a root.
     """
-    from instructdiffusion.model.data.sources import STORE, read_sources, sources_of
+    from instructdiffusion.model.data.sources import PACKAGED, packaged, read_sources, sources_of
 
-    if not address.startswith(STORE):
-        return read_sources(Path(address))
-    text = needed(store, address).get_file(address, copy).read_text()
-    return sources_of(text, address).below(address.rpartition("/")[0])
+    root = root if not root or root.startswith(S3) else str(Path(root).absolute())
+    if address in PACKAGED:
+        if not root:
+            raise ConfigError(f"sources {address} lie below a folder that you name; give it as root")
+        found = packaged(address).below(root)
+    elif address.startswith(S3):
+        text = needed(store, address).get_file(address, copy).read_text()
+        found = sources_of(text, address).below(root or address.rpartition("/")[0])
+    else:
+        found = read_sources(Path(address), root)
+    return found.without(without)
 
 
 def local(sources: Sources, copies: Path, store: Store | None) -> Sources:
-    """The same sources on this machine: folders of the store are downloaded below `copies`, unless they are there."""
-    from instructdiffusion.model.data.sources import STORE, moved
+    """The same sources on this machine: what is in the store is downloaded below `copies`, unless it is there.
 
-    def here(address: str) -> str:
-        if not address.startswith(STORE):
-            return address
-        copy = copies / hashlib.sha256(address.encode()).hexdigest()[:12]  # one for all parts that work here
-        return str(needed(store, address).get_directory(address, copy))
+    Raises:
+        DataError: files or folders that are named are not there; one line with all of them.
+    """
+    if lacking := [line for source in sources.sources for line in _lacking(source, store)]:
+        known = f"{len(lacking)} things that the sources name are" if len(lacking) > 1 else "what a source names is"
+        raise DataError(f"{known} not there: {'; '.join(lacking)}; get them, or leave those sources out (without)")
+    return sources.moved(lambda address, sure: located(address, copies, store))
 
-    return sources.model_copy(update={"sources": tuple(moved(source, here) for source in sources.sources)})
+
+def _lacking(source: Source, store: Store | None) -> Iterator[str]:
+    """What a source names that is neither on disk nor in the store, and where its data set can be had."""
+    from instructdiffusion.model.data.readers import readers
+    from instructdiffusion.model.data.sources import addresses_of
+
+    for field, address, sure in addresses_of(source):
+        kind, place = parted(address)
+        if place.startswith(S3):
+            there = needed(store, place).exists(place)
+        else:
+            there = not (sure or kind in FILES or place.startswith("/")) or Path(place).exists()
+        if not there:
+            reader = readers().get(getattr(source, "dataset", None) or "") if field == "path" else None
+            yield f"{source.name}: {field} {place}" + (f" ({reader.name}, {reader.address})" if reader else "")
 
 
 def run(

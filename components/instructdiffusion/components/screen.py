@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from instructdiffusion.components.step import Made, data_digest, made, once
-from instructdiffusion.components.storage import Store, needed
+from instructdiffusion.components.storage import Store, located
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.files import write_atomic
 
@@ -60,8 +59,5 @@ def _local(place: str, copies: Path, store: Store | None) -> str:
     from instructdiffusion.model.leaks import place_of
 
     address, split = place_of(place)
-    if not address.startswith("s3://"):
-        return place
-    copy = copies / hashlib.sha256(address.encode()).hexdigest()[:12]
-    folder = needed(store, address).get_directory(address, copy)
-    return f"{folder}:{split}" if split else str(folder)
+    folder = located(address, copies, store)
+    return f"{folder}:{split}" if split else folder

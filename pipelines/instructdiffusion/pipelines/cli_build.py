@@ -20,12 +20,18 @@ def add(data: typer.Typer) -> None:
 
 
 def build(
-    sources: Annotated[str, typer.Argument(help="sources file, YAML or JSON; a path or s3://...")],
+    sources: Annotated[str, typer.Argument(help="sources file, YAML or JSON, a path or s3://...; or paper")],
     out: Annotated[Path, typer.Argument(help="folder of the data set, or of the part")],
+    root: Annotated[
+        str, typer.Option(help="folder or s3://... that relative paths are below; left out, the file's own")
+    ] = "",
+    without: Annotated[list[str] | None, typer.Option(help="leave this source out; repeatable", metavar="NAME")] = None,
     size: Annotated[int, typer.Option(min=32, help="side of the pictures, pixels")] = 64,
     seed: Annotated[int, typer.Option(help="of everything random")] = 0,
     part: Annotated[str, typer.Option(help="make one part of several, as in 3/16", metavar="NUMBER/COUNT")] = "1/1",
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; left out, one for each core")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes; left out, one for each core, or for a GPU")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make triplets of data sets and scenes; the same command again goes on where it stopped."""
@@ -36,7 +42,8 @@ def build(
     from instructdiffusion.pipelines.work import shown
 
     store = Surroundings().store
-    wanted = read(sources, out.with_name(f"{out.name}.sources.yaml"), store)
+    copy = out.with_name(f"{out.name}.sources.yaml")
+    wanted = read(sources, copy, store, root=root, without=without or ())
     with shown(Console(stderr=as_json), f"build {part}") as progress:
         made = run(wanted, out, size=size, seed=seed, part=part, workers=workers, store=store, progress=progress)
     _show(made.facts, out, as_json)

@@ -33,6 +33,8 @@ class Prepared(NamedTuple):
 def data(
     start: str = "",
     sources: str = "",
+    root: str = "",
+    without: str = "",
     parts: int = 1,
     size: int = 64,
     triplets: int = 2000,
@@ -49,7 +51,9 @@ def data(
 
     Args:
         start: the model to start from, a folder or its s3:// address; empty: the base inside the package.
-        sources: sources file of what to train on, a path or its s3:// address; empty: composed scenes alone.
+        sources: sources file of what to train on, a path or its s3:// address, or paper; empty: composed scenes alone.
+        root: folder or s3:// address that the file's relative paths are below; empty: its own.
+        without: names of sources to leave out, with commas between.
         parts: that the work on it is divided into, done side by side.
         size: side of the pictures in pixels; the model's own.
         triplets: to train on, of all tasks together, where there is no sources file.
@@ -63,7 +67,7 @@ def data(
         work: folder that outlives the run: shards that are finished are not made again.
     """
     base = fetch(source=start, name="base").outputs["model"]
-    planned = fresh(plan(sources=sources, triplets=triplets, parts=parts))
+    planned = fresh(plan(sources=sources, root=root, without=without, triplets=triplets, parts=parts))
     with dsl.ParallelFor(planned.outputs["Output"], name="each part") as order:
         built = build(order=order, name="train", size=size, seed=seed, work=work)
     joined = join(parts=dsl.Collected(built.outputs["shards"]), name="train")

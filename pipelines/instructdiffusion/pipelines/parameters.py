@@ -69,7 +69,9 @@ COUNTS: Mapping[str, Any] = {
 }
 TEXTS: Mapping[str, Any] = {
     "start": Address | Literal[""],
-    "sources": Address | Literal[""],
+    "sources": Literal["paper", ""] | Address,
+    "root": Address | Literal[""],
+    "without": Annotated[str, StringConstraints(pattern=r"^[a-z0-9, -]*$")],
     "policy": Address | Literal[""],
     "leak": Address | Literal[""],
     "benchmarks": Annotated[str, StringConstraints(pattern=r"^[a-z, -]*$")],

@@ -11,11 +11,20 @@ step = dsl.component(base_image="python:3.11", install_kfp_package=False)
 
 
 @step
-def plan(sources: str, triplets: int, parts: int, page: dsl.Output[dsl.HTML]) -> List[str]:  # noqa: UP006
+def plan(
+    sources: str,
+    root: str,
+    without: str,
+    triplets: int,
+    parts: int,
+    page: dsl.Output[dsl.HTML],
+) -> List[str]:  # noqa: UP006
     """Read what a data set is to be made of, and divide the work; returns what each part is told.
 
     Args:
-        sources: sources file, a path or its s3:// address; empty: composed scenes alone.
+        sources: sources file, a path or its s3:// address, or paper; empty: composed scenes alone.
+        root: folder or s3:// address that the file's relative paths are below; empty: its own.
+        without: names of sources to leave out, with commas between.
         triplets: scenes to compose where there is no file.
         parts: how many.
         page: what is to be built.
@@ -31,7 +40,10 @@ def plan(sources: str, triplets: int, parts: int, page: dsl.Output[dsl.HTML]) ->
     with inside("plan") as here:
         require(triplets=triplets, parts=parts)
         copy = Path(page.path).with_name("sources.yaml")
-        wanted = read(sources, copy, here.store) if sources else scenes_alone(int(triplets))
+        left_out = [name.strip() for name in without.split(",") if name.strip()]
+        wanted = scenes_alone(int(triplets))
+        if sources:
+            wanted = read(sources, copy, here.store, root=root, without=left_out)
         here.show(page, pages.sources(wanted, int(parts)))
         return orders(wanted, int(parts))
 

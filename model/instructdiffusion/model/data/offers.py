@@ -93,7 +93,7 @@ def walker(source: DataSet) -> Walker:
         DataError: there is no data set in its folder, or no such split of it.
     """
     folder = Path(source.path)
-    reader = reader_for(folder)
+    reader = reader_for(folder, source.dataset)
     assert isinstance(reader, Walker)
     if source.split not in (there := reader.splits(folder)):
         raise DataError(

@@ -7,12 +7,15 @@ sources:
   - {name: removals, path: phrasecut, split: train, make: [remove, add], inpainter: lama:/models/big-lama.pt}
   - {name: swaps, path: phrasecut, split: train, make: [replace], exemplars: exemplars}
   - {name: scenes, scenes: 20000}
+
+The paper's own file comes with the package: `paper`, to be laid over a folder that holds the data sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +32,7 @@ from pydantic import (
 )
 from pydantic import field_validator as validates
 
+from instructdiffusion.model.addresses import Move, below
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.instructions import WORDINGS
 
@@ -37,8 +41,9 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Made = Literal[
     "remove", "add", "replace", "denoise", "deblur", "watermark", "colorize", "brighten", "dehaze", "keypoint"
 ]
-STORE = "s3://"
-_ADDRESSES = ("path", "exemplars", "model")  # fields that name a folder, on disk or in the store
+PACKAGED = ("paper",)
+_FOLDERS = ("path", "exemplars", "model")  # fields that name a folder
+_NETWORKS = ("inpainter", "features", "painter", "captioner", "clip")  # and those that may: see `addresses`
 
 
 class DataSet(BaseModel):
@@ -49,6 +54,9 @@ class DataSet(BaseModel):
     name: Name = Field(description="of the source: small letters, digits and hyphens")
     path: str = Field(min_length=1, description="its folder, or the folder's s3:// address; relative to the file")
     split: str = Field(min_length=1, description="as its authors name it; `data check` lists them")
+    dataset: str | None = Field(
+        None, min_length=1, description="which one it must be, by its name in docs/data.md; left out: told by its files"
+    )
     weight: Weight | None = Field(None, description="draws of each triplet in an epoch; left out: as in the paper")
     licences: tuple[str, ...] | None = Field(
         None, min_length=1, description="of pictures that may be used, * standing for any text; left out: every one"
@@ -157,10 +165,28 @@ class Sources(BaseModel):
 
     def below(self, folder: str) -> Sources:
         """The same with paths relative to `folder`, which may be an address in the store."""
-        changes: dict[str, Any] = {"sources": tuple(moved(s, lambda path: _under(path, folder)) for s in self.sources)}
+        return self.moved(lambda address, sure: below(address, folder, sure))
+
+    def moved(self, move: Move) -> Sources:
+        """The same with all files and folders that it names where `move` says they are."""
+        changes: dict[str, Any] = {"sources": tuple(_moved(source, move) for source in self.sources)}
         if self.instructions not in WORDINGS:
-            changes["instructions"] = _under(self.instructions, folder)
+            changes["instructions"] = move(self.instructions, True)
         return self.model_copy(update=changes)
+
+    def without(self, names: Collection[str]) -> Sources:
+        """The same but for some sources.
+
+        Raises:
+            ConfigError: there is no such source, or none is left.
+        """
+        known = [source.name for source in self.sources]
+        if unknown := [name for name in names if name not in known]:
+            raise ConfigError(f"no source {', '.join(unknown)} to leave out; there are {', '.join(known)}")
+        left = tuple(source for source in self.sources if source.name not in names)
+        if not left:
+            raise ConfigError("every source is left out; keep one at least")
+        return self.model_copy(update={"sources": left})
 
 
 def licensed(licence: str, allowed: Iterable[str]) -> bool:
@@ -168,8 +194,8 @@ def licensed(licence: str, allowed: Iterable[str]) -> bool:
     return any(fnmatchcase(licence.lower(), known.lower()) for known in allowed)
 
 
-def read_sources(path: Path) -> Sources:
-    """Read a sources file, YAML or JSON; relative paths are below its folder.
+def read_sources(path: Path, root: str = "") -> Sources:
+    """Read a sources file, YAML or JSON; relative paths are below `root`, or else its folder.
 
     Raises:
         ConfigError: it is missing, or wrong; one line with everything that is wrong in it.
@@ -178,7 +204,7 @@ def read_sources(path: Path) -> Sources:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"sources file {path} can't be read ({error}); name a YAML or JSON file") from error
-    return sources_of(text, str(path)).below(str(path.absolute().parent))
+    return sources_of(text, str(path)).below(root or str(path.absolute().parent))
 
 
 def sources_of(text: str, name: str) -> Sources:
@@ -196,10 +222,16 @@ def sources_of(text: str, name: str) -> Sources:
         raise ConfigError(f"sources file {name}: {problems}; docs/data.md shows one") from None
 
 
-def moved(source: Source, move: Callable[[str], str]) -> Source:
-    """The same source with the folders that it names where `move` says they are."""
-    named = {field: address for field in _ADDRESSES if (address := getattr(source, field, None))}
-    return source.model_copy(update={field: move(address) for field, address in named.items()})
+def addresses_of(source: Source) -> Iterator[tuple[str, str, bool]]:
+    """Each field of a source that is an address, the address, and whether it is surely of a file or a folder."""
+    for field in (*_FOLDERS, *_NETWORKS):
+        if address := getattr(source, field, None):
+            yield field, address, field in _FOLDERS
+
+
+def packaged(name: str) -> Sources:
+    """A file that comes with the package: `paper`. Its paths are relative to a folder that it does not know."""
+    return sources_of((resources.files("instructdiffusion.model.data") / f"{name}.yaml").read_text(), name)
 
 
 def scenes_alone(count: int) -> Sources:
@@ -207,8 +239,8 @@ def scenes_alone(count: int) -> Sources:
     return Sources(sources=(Scenes(name="scenes", scenes=count),))
 
 
-def _under(path: str, folder: str) -> str:
-    return path if path.startswith((STORE, "/")) else f"{folder.rstrip('/')}/{path}"
+def _moved(source: Source, move: Move) -> Source:
+    return source.model_copy(update={field: move(address, sure) for field, address, sure in addresses_of(source)})
 
 
 def _problem(detail: Any) -> str:

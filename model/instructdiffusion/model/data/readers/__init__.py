@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.task import Image, Label, Mask
 
 #: What an example may be besides one of a task: an edit that fits none of them, and what triplets are synthesised from.
@@ -106,18 +106,24 @@ def readers() -> dict[str, Reader]:
     return found
 
 
-def reader_for(folder: Path) -> Reader:
-    """The reader that recognises a folder.
+def reader_for(folder: Path, name: str | None = None) -> Reader:
+    """The reader of that name, or else the one that recognises a folder.
 
     Raises:
-        DataError: none does, or several do.
+        ConfigError: there is no reader of that name.
+        DataError: it does not recognise the folder; or none does, or several do.
     """
+    if name is not None and name not in readers():
+        raise ConfigError(f"no data set {name!r} is known here; choose one of {', '.join(sorted(readers()))}")
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; name the one that holds a data set")
     fitting = [reader for reader in readers().values() if reader.recognises(folder)]
+    if name is not None:
+        fitting = [reader for reader in fitting if reader.name == name]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         names = ", ".join(reader.name for reader in fitting)
         raise DataError(f"{folder} could be {names}; keep each data set in a folder of its own")
-    raise DataError(f"{folder} is no data set that is known here; docs/data.md shows how each must lie on disk")
+    known = "no data set that is known here" if name is None else f"not {name}"
+    raise DataError(f"{folder} is {known}; docs/data.md shows how each must lie on disk")
