@@ -21,7 +21,7 @@ def add(data: typer.Typer) -> None:
 def filtered(
     source: Annotated[Path, typer.Argument(help="folder of shards", metavar="DIR")],
     out: Annotated[Path, typer.Argument(help="folder for what is kept; the rest goes to its folder rejected")],
-    policy: Annotated[str, typer.Option(help="embedded, paper, or a YAML file")] = "embedded",
+    policy: Annotated[str, typer.Option(help="embedded, paper, or a YAML file, a path or s3://...")] = "embedded",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="change a rule, as in aesthetic.at_least=5; repeatable", metavar="RULE.FIELD=VALUE"),
@@ -29,14 +29,20 @@ def filtered(
     as_json: Json = False,
 ) -> None:
     """Keep the triplets that a policy allows; the same command again goes on where it stopped."""
+    from functools import partial
+
     from rich.console import Console
 
+    from instructdiffusion.components.filter import read
+    from instructdiffusion.components.storage import located
     from instructdiffusion.model.quality.filtering import filter_shards
-    from instructdiffusion.model.quality.policy import Policy
+    from instructdiffusion.pipelines.inside import Surroundings
     from instructdiffusion.pipelines.work import shown
 
+    store, copies = Surroundings().store, out.with_name(f"{out.name}.policy")
+    held, here = read(policy, copies, store, settings or ()), partial(located, copies=copies, store=store)
     with shown(Console(stderr=as_json), "filter") as progress:
-        manifest = filter_shards(source, out, Policy.read(policy, settings or ()), progress=progress)
+        manifest = filter_shards(source, out, held, here=here, progress=progress)
     if as_json:
         typer.echo(manifest.model_dump_json(indent=1))
         return

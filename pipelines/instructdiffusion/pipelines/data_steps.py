@@ -106,29 +106,31 @@ def filter(
     source: dsl.Input[dsl.Dataset],
     policy: str,
     shards: dsl.Output[dsl.Dataset],
+    audit: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Drop triplets that are not worth training on, and report why.
+    """Drop triplets that are not worth training on, report why, and draw some for people to judge.
 
     Args:
         source: the data set as it was made.
         policy: embedded, paper, or a YAML file, or its s3:// address.
         shards: what is left of it.
+        audit: some of what was kept and rejected, to be judged by people.
         page: what is left, how the scores are spread, what was rejected and why.
         metrics: how many were made and are left.
     """
     from pathlib import Path
 
-    from instructdiffusion.components.filter import run, track
+    from instructdiffusion.components.filter import draw, run, track
     from instructdiffusion.pipelines import quality_page
     from instructdiffusion.pipelines.inside import inside
 
     with inside("filter") as here:
-        held = str(here.file(policy, Path(shards.path).with_name("policy.yaml")))
-        made = run(Path(source.path), Path(shards.path), policy=held, store=here.store, progress=here.progress)
+        made = run(Path(source.path), Path(shards.path), policy=policy, store=here.store, progress=here.progress)
         left = sum(made.facts["counts"].values())
         here.keep(shards, made, name=source.metadata["name"], triplets=left)
+        here.keep(audit, draw(Path(shards.path), Path(audit.path), here.store), name=source.metadata["name"])
         here.measure(metrics, {"made": source.metadata["triplets"], "left": left})
         name = source.metadata["name"]
         told = quality_page.page_of(Path(shards.path), name)

@@ -33,6 +33,7 @@ def test_the_papers_policy_is_its_reading() -> None:
         ("rules: [{name: a, score: psnr, at_least: 3, below: 2}]", "rule a: nothing is both from 3 on and up to 2"),
         ("rules: [{name: a, score: psnr, tasks: [paint]}]", "rule a: tasks: no task or family 'paint'; choose from"),
         ("rules: [{name: a, score: colour, tasks: [denoise]}]", "colour means nothing for denoise, only for recolour"),
+        ("rules: [{name: a, score: psnr, make: [paint]}]", "rule a: make: 0: input should be 'remove'"),
         ("rules: [{name: a, score: psnr}, {name: a, score: side}]", "rules of one name: a"),
         ("rules: [{name: a, score: clip_text}]", "rule a: options of clip_text: clip: field required"),
         ("rules: [{name: a, score: psnr, atleast: 3}]", "rule a: atleast: extra inputs are not permitted"),
@@ -71,6 +72,23 @@ def test_a_rule_applies_to_the_tasks_that_it_names_and_its_score_means_something
     assert [everywhere.applies(task) for task in ("keypoint", "remove", "edit")] == [True, True, True]
     assert [editing.applies(task) for task in ("keypoint", "remove", "add")] == [False, True, True]
     assert [removal.applies(task) for task in ("remove", "add")] == [True, False]
+    ours = Rule(name="d", score="psnr", make=("remove", "edit"))
+    assert [ours.applies("remove", made) for made in ("", "remove", "add")] == [False, True, False]
+
+
+def test_a_path_is_below_the_policys_folder_and_one_that_is_typed_below_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = "{name: a, score: aesthetic, options: {clip: openai/clip, head: head.pth}}"
+    (tmp_path / "own.yaml").write_text(f"name: own\nrules: [{rule}]\n")
+    monkeypatch.chdir(tmp_path.parent)
+    policy = Policy.read(str(tmp_path / "own.yaml"))
+    assert policy.rules[0].made(policy.place).options.head == tmp_path / "head.pth"
+    assert policy.rules[0].made(policy.place).options.clip == "openai/clip"
+    assert policy.digest == policy.below("s3://bucket").digest
+    typed = Policy.read(str(tmp_path / "own.yaml"), ["a.head=other.pth", "a.clip=./clip"])
+    options = typed.rules[0].made(typed.place).options
+    assert (options.head, options.clip) == (tmp_path.parent / "other.pth", str(tmp_path.parent / "clip"))
 
 
 def test_every_score_says_what_its_values_are() -> None:

@@ -27,6 +27,7 @@ class Options(BaseModel):
     """What a policy may set of a score; most have nothing to set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    files: ClassVar[tuple[str, ...]] = ()  # fields that are files for sure; networks may also be hub ids
 
 
 class Score:

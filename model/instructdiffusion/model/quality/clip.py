@@ -32,6 +32,7 @@ class ClipOptions(Options):
 class HeadOptions(ClipOptions):
     """Which CLIP, and which predictor on top of it."""
 
+    files = ("head",)
     head: Path = Field(description="file of LAION's aesthetic predictor, .safetensors or .pth")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,11 @@ class Judge:
     models: Mapping[str, str]  # networks and files by rule, with their digests
 
     @staticmethod
-    def load(policy: Policy) -> Judge:
+    def load(policy: Policy, here: Callable[[str], str] = str) -> Judge:
         """Load whatever the policy names.
+
+        Args:
+            here: the address on this machine of a file or a network; the same where there is no store.
 
         Raises:
             ConfigError: something is not there; one line with every rule that lacks something, and the fix.
@@ -52,7 +55,7 @@ class Judge:
             asked = json.dumps([rule.score, rule.options], sort_keys=True, default=str)
             try:
                 if asked not in shared:
-                    made = rule.made()
+                    made = rule.made(lambda address, sure: here(policy.place(address, sure)))
                     models[rule.name] = made.load()
                     shared[asked] = made
                 scores[rule.name] = shared[asked]
@@ -95,7 +98,7 @@ class Judge:
         """The values of each triplet that depend on it alone; those of one rule are computed together."""
         rows: list[dict[str, float | None]] = [{} for _ in triplets]
         for rule in self.policy.rules:
-            at = [i for i, triplet in enumerate(triplets) if rule.applies(triplet.ask.task)]
+            at = [i for i, triplet in enumerate(triplets) if rule.applies(triplet.ask.task, _made(triplet))]
             if at and not self.scores[rule.name].remembers:
                 found = _finite(self.scores[rule.name].values([triplets[i] for i in at]))
                 for i, value in zip(at, found, strict=True):
@@ -106,7 +109,7 @@ class Judge:
         values: dict[str, float | None] = {}
         broken: list[Rule] = []
         for rule in self.policy.rules:
-            if not rule.applies(triplet.ask.task):
+            if not rule.applies(triplet.ask.task, _made(triplet)):
                 continue
             if rule.name not in known:
                 (value,) = _finite(self.scores[rule.name].values([triplet]))
@@ -126,6 +129,11 @@ class Judge:
 
 def _named(triplet: Triplet) -> dict[str, Any]:
     return {"key": triplet.key, "task": triplet.ask.task, "source": str(triplet.provenance.get("source", ""))}
+
+
+def _made(triplet: Triplet) -> str:
+    """How a source made a triplet; empty: it is as others published it, or composed."""
+    return str(triplet.provenance.get("operation", ""))
 
 
 def fault(triplet: Triplet) -> str:

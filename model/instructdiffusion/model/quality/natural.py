@@ -55,6 +55,7 @@ class Brisque(Score):
 class GiqaOptions(Options):
     """Which pictures are good, and who compares."""
 
+    files = ("gallery",)
     gallery: Path = Field(description="file that `instructdiffusion data gallery` wrote")
     network: str = Field(min_length=1, description="folder or hub id of the network that it was made with")
     neighbours: int = Field(7, ge=1, description="how many of the nearest count")

@@ -3,9 +3,13 @@
     name: paper
     missing: keep          # what has no such value passes
     rules:
-      - {name: aesthetic, score: aesthetic, at_least: 5.5, options: {clip: openai/clip-vit-large-patch14, head: a.pth}}
       - {name: shows, score: psnr, below: 45, tasks: [editing, keypoint]}
-      - {name: sharp, score: piqe}
+      - {name: natural, score: brisque}
+      - name: aesthetic
+        score: aesthetic
+        at_least: 5.5
+        make: [remove, add, replace]    # of what a source made in these ways, not of what others published
+        options: {clip: openai/clip-vit-large-patch14, head: a.pth}    # beside this file; or an address
 
 A triplet is rejected by the first rule whose limits it breaks. A rule without limits rejects nothing: its values are
 in the report all the same, to find a limit by.
@@ -22,10 +26,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from instructdiffusion.model.addresses import Move, below
+from instructdiffusion.model.data.sources import Made
 from instructdiffusion.model.errors import ConfigError
-from instructdiffusion.model.quality import Score, score_named
+from instructdiffusion.model.quality import Score, score_named, scores
 from instructdiffusion.model.task import Family
 from instructdiffusion.model.tasks import EVERY
 
@@ -47,6 +53,9 @@ class Rule(BaseModel):
     at_most: float | None = Field(None, description="values up to here pass")
     below: float | None = Field(None, description="values short of this one pass")
     tasks: tuple[str, ...] = Field((), description="tasks or families; empty: all that the score means something for")
+    make: tuple[Literal[Made, "edit"], ...] = Field(
+        (), description="ways in which a source may have made a triplet, as its `make` says; empty: any, or none"
+    )
     missing: Missing | None = Field(None, description="what happens without a value; left out, as the policy says")
     options: dict[str, Any] = Field(default={}, description="of the score: networks, files")
 
@@ -71,9 +80,10 @@ class Rule(BaseModel):
             raise ValueError(f"nothing is both from {low:g} on and up to {high:g}; swap the limits")
         return self
 
-    def applies(self, task: str) -> bool:
-        """Whether triplets of a task are held against this rule."""
-        return all(task in _tasks(names) for names in (self.tasks, score_named(self.score).kinds) if names)
+    def applies(self, task: str, made: str = "") -> bool:
+        """Whether triplets of a task are held against this rule; `made`: how a source made them, if it did."""
+        asked = all(task in _tasks(names) for names in (self.tasks, score_named(self.score).kinds) if names)
+        return asked and (not self.make or made in self.make)
 
     def passes(self, value: float) -> bool:
         """Whether a value is within the limits."""
@@ -89,10 +99,14 @@ class Rule(BaseModel):
         told = {name: getattr(self, name) for name in ("at_least", "above", "at_most", "below")}
         return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in told.items() if value is not None)
 
-    def made(self) -> Score:
-        """The score with this rule's options."""
+    def made(self, move: Move) -> Score:
+        """The score with this rule's options, its files and networks where `move` says they are."""
         score = score_named(self.score)
-        return score(score.Options.model_validate(self.options))
+        moved = {
+            name: move(value, name in score.Options.files) if isinstance(value, str) else value
+            for name, value in self.options.items()
+        }
+        return score(score.Options.model_validate(moved))
 
     def _ends(self) -> tuple[float, float]:
         lows = [end for end in (self.at_least, self.above) if end is not None]
@@ -107,6 +121,7 @@ class Policy(BaseModel):
     name: str = Field("own", min_length=1)
     missing: Missing = Field("keep", description="what happens to a triplet that a score has no value for")
     rules: tuple[Rule, ...] = Field(min_length=1)
+    _folder: str = PrivateAttr("")  # that relative paths are below; no part of what is decided, hence of no digest
 
     @model_validator(mode="after")
     def _distinct(self) -> Policy:
@@ -129,9 +144,21 @@ class Policy(BaseModel):
         """Whether a triplet without a value is rejected."""
         return (rule.missing or self.missing) == "drop"
 
+    def below(self, folder: str) -> Policy:
+        """The same with relative paths below `folder`, which may be in the store."""
+        found = self.model_copy()
+        found._folder = folder
+        return found
+
+    def place(self, address: str, sure: bool) -> str:
+        """An address of a rule's options as one that is relative to nothing, or to the working directory."""
+        return below(address, self._folder, sure) if self._folder else address
+
     @staticmethod
     def read(given: str, settings: Iterable[str] = ()) -> Policy:
         """A packaged policy by its name, one from a file, or one that is written out.
+
+        Paths in a file are relative to its folder, those in the others and in `settings` to the working directory.
 
         Args:
             given: `embedded`, `paper`, the path of a YAML file, or the YAML itself.
@@ -140,12 +167,12 @@ class Policy(BaseModel):
         Raises:
             ConfigError: it can't be read; one line with all that is wrong in it.
         """
-        text, source = _text(given)
+        text, source, folder = _text(given)
         try:
             document = yaml.safe_load(text)
             if not isinstance(document, dict):
                 raise ConfigError(f"{source} is no mapping with `rules`; docs/filtering.md shows one")
-            return Policy.model_validate(_changed(document, settings))
+            return Policy.model_validate(_changed(document, settings)).below(folder)
         except ValidationError as error:
             wrong = "; ".join(_told(detail, document) for detail in error.errors(include_url=False))
             raise ConfigError(f"{source}: {wrong}") from None
@@ -159,15 +186,15 @@ def _tasks(names: Iterable[str]) -> set[str]:
     return {task for task, family in _FAMILY.items() if wanted & {task, family}}
 
 
-def _text(given: str) -> tuple[str, str]:
-    """The YAML, and what to call it in errors."""
+def _text(given: str) -> tuple[str, str, str]:
+    """The YAML, what to call it in errors, and the folder it is in where it is a file of the user's."""
     if given in PACKAGED:
         packaged = resources.files("instructdiffusion.model.quality") / "policies" / f"{given}.yaml"
-        return packaged.read_text(), f"policy {given}"
+        return packaged.read_text(), f"policy {given}", ""
     if "\n" in given or given.lstrip().startswith("{"):
-        return given, "the policy"
+        return given, "the policy", ""
     try:
-        return Path(given).read_text(), f"policy {given}"
+        return Path(given).read_text(), f"policy {given}", str(Path(given).absolute().parent)
     except (OSError, ValueError) as error:
         told = error.strerror if isinstance(error, OSError) else "no text"
         raise ConfigError(
@@ -183,8 +210,13 @@ def _changed(document: dict[str, Any], settings: Iterable[str]) -> dict[str, Any
         name, _, key = path.partition(".")
         if not equals or not key or name not in named:
             raise ConfigError(f"--set {setting}: write RULE.FIELD=VALUE, RULE one of {', '.join(map(str, named))}")
-        place = named[name] if key in Rule.model_fields else named[name].setdefault("options", {})
-        place[key] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
+        if key in Rule.model_fields:
+            named[name][key] = value
+            continue
+        if isinstance(value, str):  # who types a path means the folder that they are in
+            value = below(value, str(Path.cwd()), any(key in score.Options.files for score in scores().values()))
+        named[name].setdefault("options", {})[key] = value
     return document
 
 
