@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -13,14 +14,15 @@ import drawings
 import numpy as np
 import published
 import pytest
+import torch
 
-from instructdiffusion.model.data.build import build
+from instructdiffusion.model.data.build import build, hands
 from instructdiffusion.model.data.offers import Offer, Order, numbered
 from instructdiffusion.model.data.parts import Part, join
 from instructdiffusion.model.data.readers import readers
 from instructdiffusion.model.data.samples import Unusable
 from instructdiffusion.model.data.shards import Manifest, read_triplets
-from instructdiffusion.model.data.sources import DataSet, Scenes, Sources
+from instructdiffusion.model.data.sources import DataSet, Scenes, Sources, Synthesis
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.synthesis.write import mixture, synthesize
 
@@ -36,7 +38,7 @@ def gopro(tmp_path: Path) -> Path:
     return folder
 
 
-def order(*sources: DataSet | Scenes, per_shard: int = 2) -> Order:
+def order(*sources: DataSet | Synthesis | Scenes, per_shard: int = 2) -> Order:
     return Order(Sources(sources=sources), size=32, seed=3, per_shard=per_shard)
 
 
@@ -49,6 +51,20 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".tar" or path.stem == "manifest"
     }
+
+
+def test_large_networks_are_loaded_by_one_process(tmp_path: Path) -> None:
+    def workers(**more: object) -> int:
+        told = {"name": "a", "path": "/data/phrasecut", "split": "train", "make": ["remove"], **more}
+        return hands(order(Synthesis.model_validate(told)))
+
+    many = os.cpu_count() or 1
+    for name, size in (("small.pt", 1000), ("large.pt", 600_000_000)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)  # a hole takes no room
+    assert workers() == workers(inpainter="opencv:ns") == many
+    assert workers(inpainter=f"lama:{tmp_path}/large.pt") == workers(captioner="blip2:Salesforce/blip2") == 1
+    assert workers(inpainter=f"lama:{tmp_path}/small.pt") == (1 if torch.cuda.is_available() else many)
 
 
 def test_a_bad_picture_costs_itself_alone_and_is_counted_by_reason(gopro: Path, tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ def test_results_come_in_order_from_any_number_of_workers() -> None:
     assert list(spread(abs, [-3, 2, -1], 1)) == list(spread(abs, [-3, 2, -1], 2)) == [3, 2, 1]
 
 
+def test_a_worker_computes_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert [*spread(eval, ["__import__('torch').get_num_threads()", "__import__('cv2').getNumThreads()"], 2)] == [1, 1]
+
+
 def test_a_worker_that_dies_is_an_error_that_says_so() -> None:
     with pytest.raises(ConfigError, match="a worker died"):
         list(spread(os._exit, [1, 1], 2))

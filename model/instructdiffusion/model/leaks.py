@@ -2,7 +2,7 @@
 
 Told by the source picture's name in its data set, by how pictures look, and by captions. Of what is scored on a line
 each is kept in memory; what is trained on is streamed, and its pictures are decoded only where the build didn't note
-how the whole of them looked.
+how the whole of them looked. Plain pictures all look the same: they are counted, and told by the rest.
 
 folder of shards, of a data set or of `samples.jsonl`  ->  traces  ->  the first leak of each triplet  ->  a report
 """
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from instructdiffusion.model.benchmark import Order, held_out
 from instructdiffusion.model.benchmarks.editing import SAMPLES, listed, picture_of
-from instructdiffusion.model.data.looks import ALIKE, LOOK, apart, look
+from instructdiffusion.model.data.looks import ALIKE, LOOK, LOOK_AFTER, apart, look, plain
 from instructdiffusion.model.data.readers import Example
 from instructdiffusion.model.data.shards import (
     MANIFEST,
@@ -36,6 +36,7 @@ from instructdiffusion.model.data.shards import (
 )
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, share
+from instructdiffusion.model.tasks import EVERY
 
 TOLD = 100  # leaks that a report lists
 NAMED = 3  # and that an error names
@@ -52,6 +53,11 @@ class Trace:
     pictures: tuple[str, ...] = ()  # as `Example.picture`
     looks: tuple[int, ...] = ()
     captions: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether a picture is too plain to be told by how it looks."""
+        return any(map(plain, self.looks))
 
 
 class Leak(BaseModel):
@@ -78,6 +84,7 @@ class Report(BaseModel):
     held_out: str = Field(description="digest of the manifest of the triplets that are scored on")
     against: dict[str, int] = Field(description="samples held out, by where they lie")
     triplets: int = Field(description="that were looked at")
+    plain: int = Field(0, description="of these and of what is held out, those with a picture too plain to tell by")
     leaks: tuple[Leak, ...] = Field(description="the first ones")
 
     def insist(self) -> Report:
@@ -123,10 +130,11 @@ def leaks(
         against[place] = known.count - before
     manifests = {str(folder): Manifest.load(folder) for folder in trained}
     total = sum(manifest.total for manifest in manifests.values())
-    first, by, done = list[Leak](), Counter[str](), 0
+    first, by, done, unseen = list[Leak](), Counter[str](), 0, known.plain
     for folder in trained:
         for trace in _of_shards(folder):
             done += 1
+            unseen += trace.plain
             if leak := known.leak(trace):
                 by[leak.by] += 1
                 first += [leak] if len(first) < TOLD else []
@@ -140,6 +148,7 @@ def leaks(
         held_out=digest_of(scored_on / MANIFEST),
         against=against,
         triplets=done,
+        plain=unseen,
         leaks=tuple(first),
     )
 
@@ -192,7 +201,7 @@ class Known:
 
     def __init__(self) -> None:
         """Nothing is, yet."""
-        self.count = 0
+        self.count = self.plain = 0  # how many there are, and of these with a plain picture
         self._pictures = dict[str, str]()
         self._captions = dict[str, str]()
         self._looks = np.empty(0, np.uint64)
@@ -203,12 +212,14 @@ class Known:
         looks = list[int]()
         for trace in held:
             self.count += 1
+            self.plain += trace.plain
             for picture in trace.pictures:
                 self._pictures.setdefault(picture, trace.key)
             for caption in trace.captions:
                 self._captions.setdefault(caption, trace.key)
-            looks += trace.looks
-            self._keys += [trace.key] * len(trace.looks)
+            told = [seen for seen in trace.looks if not plain(seen)]
+            looks += told
+            self._keys += [trace.key] * len(told)
         self._looks = np.concatenate([self._looks, np.array(looks, np.uint64)])
 
     def leak(self, trace: Trace) -> Leak | None:
@@ -216,7 +227,7 @@ class Known:
         for picture in trace.pictures:
             if key := self._pictures.get(picture):
                 return Leak(trained=trace.key, held_out=key, by="picture", told=f"both of picture {picture}")
-        for seen in trace.looks if len(self._looks) else ():
+        for seen in [seen for seen in trace.looks if len(self._looks) and not plain(seen)]:
             bits = apart(self._looks, seen)
             nearest = int(bits.argmin())
             if bits[nearest] <= ALIKE:
@@ -273,29 +284,27 @@ def _of_sample(sample: Sample, path: Path) -> Trace:
         told: Mapping[str, Any] = head["provenance"]
         shown = [told, *([told["exemplar"]] if "exemplar" in told else [])]  # a part of another picture is in it
         pictures = tuple(str(facts["picture"]) for facts in shown if facts.get("picture"))
-        looks = tuple(int(facts[LOOK], 16) for facts in shown) if LOOK in told else tuple(_looks(sample))
+        noted = [int(facts[name], 16) for facts in shown for name in (LOOK, LOOK_AFTER) if name in facts]
+        looks = noted if LOOK in told else list(map(look, pictures_of(sample)))
+        if LOOK in told and LOOK_AFTER not in told and _published(head):  # of before it was noted
+            looks.append(look(pictures_of(sample)[1]))
         captions = _captions({**told, **head["label"]})
-        return Trace(sample["__key__"], pictures, looks, captions)
+        return Trace(sample["__key__"], pictures, tuple(looks), captions)
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{sample['__key__']} in shard {path} can't be read ({error}); make the shard again") from error
 
 
-def _looks(sample: Sample) -> Iterator[int]:
-    for picture in pictures_of(sample):
-        yield look(picture)
+def _published(head: Mapping[str, Any]) -> bool:
+    """Whether a triplet's target is a picture that others published, not one that was painted or synthesised here."""
+    task = EVERY.get(head["task"])
+    return "operation" not in head["provenance"] and (task is None or task.family != "perception")
 
 
 def _without(source: Path, out: Path, keys: Container[str], report: Report) -> Manifest:
-    parent, counts, shards = Manifest.load(source), Counter[str](), list[Shard]()
-
-    def left(shard: Shard) -> Iterator[Sample]:
-        for sample in read_samples(source, shard):
-            if sample["__key__"] not in keys:
-                counts[json.loads(sample["label.json"])["task"]] += 1
-                yield sample
-
+    parent, shards = Manifest.load(source), list[Shard]()
     for shard in parent.shards:
-        written = write_samples(out / shard.name, left(shard))
+        left = (sample for sample in read_samples(source, shard) if sample["__key__"] not in keys)
+        written = write_samples(out / shard.name, left)
         if written.count:
             shards.append(written)
         else:
@@ -303,8 +312,7 @@ def _without(source: Path, out: Path, keys: Container[str], report: Report) -> M
     if not shards:
         raise DataError(f"everything in {source} is held out for scoring; train on other sources")
     settings = {"against": report.against}
-    changes = {"shards": tuple(shards), "counts": dict(counts), "report": parent.report}
-    return parent.heir(source, "screen", settings, **changes).save(out)
+    return parent.heir(source, "screen", settings, report=parent.report, **parent.contents(shards)).save(out)
 
 
 def _captions(told: Mapping[str, Any]) -> tuple[str, ...]:

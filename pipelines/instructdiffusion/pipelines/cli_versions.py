@@ -99,6 +99,8 @@ def leaks(
     report.insist()
     if not as_json:
         typer.echo(f"none of {report.triplets} triplets is held out ({sum(report.against.values())} samples)")
+        if report.plain:
+            typer.echo(f"{report.plain} of all these have a picture too plain to be told by how it looks")
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -115,6 +115,8 @@ def sources(wanted: Sources, parts: int) -> str:
 def leaks(report: Mapping[str, Any]) -> str:
     """What of the triplets to train on is held out."""
     facts = {"triplets looked at": report["triplets"], "leaks": report["found"], **report["by"]}
+    if report["plain"]:
+        facts["too plain to tell by their looks"] = report["plain"]
     against: Table = [("held out", "samples"), *report["against"].items()]
     found: Table = [
         ("trained on", "held out", "recognised by", ""),

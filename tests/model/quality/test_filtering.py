@@ -6,9 +6,12 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import published
 import pytest
+from safetensors.numpy import save_file
 
 from instructdiffusion.model.data.build import build
 from instructdiffusion.model.data.offers import Order
@@ -167,3 +170,32 @@ def test_all_that_a_policy_lacks_is_told_before_anything_is_scored(built: Path, 
     with pytest.raises(ConfigError, match=r"rule aesthetic: .*/clip is no network.*; rule gap: .*/other is no network"):
         filter_shards(built, tmp_path / "out", lacking)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_papers_rules_are_for_edits_that_were_synthesised(tiny_clip: Path, tmp_path: Path) -> None:
+    published.phrasecut(tmp_path / "removals")
+    published.gopro(tmp_path / "blurred")
+    published.gqa(tmp_path / "gqa")
+    rows: list[dict[str, Any]] = [
+        {"name": name, "path": str(tmp_path / name), "split": "train"} for name in ("removals", "blurred", "gqa")
+    ]
+    rows[0]["make"] = ["remove", "add"]
+    sources = Sources.model_validate({"sources": [*rows, {"name": "scenes", "scenes": 14}]})
+    build(Order(sources, size=64, seed=3), tmp_path / "mixed", workers=1)
+    head = tmp_path / "head.safetensors"  # it likes nothing
+    save_file({"weight": np.zeros((1, 24), np.float32), "bias": np.full(1, 3, np.float32)}, head)
+    own = [
+        f"{rule}.{name}={path}" for rule in ("aesthetic", "gap") for name, path in (("clip", tiny_clip), ("head", head))
+    ]
+    manifest = filter_shards(tmp_path / "mixed", tmp_path / "out", Policy.read("paper", own))
+    assert manifest.report["dropped"] == {"aesthetic": 2}
+    before, after = (
+        {name: origin.counts for name, origin in Manifest.load(tmp_path / folder).sources.items()}
+        for folder in ("mixed", "out")
+    )
+    assert before["gqa"]["remove"] > 0
+    assert after == {**before, "removals": {}}
+    assert manifest.report["scores"]["gap"]["count"] == 2
+    (gone,) = Manifest.load(tmp_path / "out" / REJECTED).licences
+    assert gone.startswith("no licence stated for phrases")
+    assert {*Manifest.load(tmp_path / "mixed").licences} - {*manifest.licences} == {gone}

@@ -115,7 +115,7 @@ def test_pairs_are_a_source_whose_triplets_tell_how_they_were_painted(
     manifest = build(Order(Sources(sources=(source,)), size=32, seed=1), tmp_path / "out", workers=1)
     assert manifest.counts == {"edit": 2}
     assert manifest.sources["styles"].weight == 1.0
-    assert manifest.settings["sources"][0]["model"].startswith("model@sha256:")
+    assert manifest.settings["sources"][0]["model"].startswith("sha256:")
     one, other = read_triplets(tmp_path / "out")
     assert one.ask.instruction == "as an oil painting"
     assert one.source.shape == (32, 32, 3)
@@ -123,7 +123,7 @@ def test_pairs_are_a_source_whose_triplets_tell_how_they_were_painted(
     facts = one.provenance
     assert (facts["caption"], facts["caption_after"]) == ("a hut", "a hut in oil")
     assert 0.1 <= facts["share"] <= 0.9
-    assert facts["model"] == twins.name == manifest.settings["sources"][0]["model"]
+    assert facts["model"] == twins.name == f"model@{manifest.settings['sources'][0]['model']}"
 
 
 def test_pairs_that_clip_takes_for_no_edit_are_left_out_with_the_reason(

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import published
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from instructdiffusion.model.data.build import build
 from instructdiffusion.model.data.offers import Order
@@ -21,6 +23,8 @@ from instructdiffusion.model.synthesis.captioners import captioner
 from instructdiffusion.model.synthesis.exemplars import version_of
 from instructdiffusion.model.synthesis.features import features
 from instructdiffusion.model.synthesis.gather import gather
+from instructdiffusion.model.synthesis.inpainters import inpainter
+from instructdiffusion.model.synthesis.lama import Generator
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,24 @@ def test_replacements_are_the_same_bytes_in_parts_and_wherever_their_exemplars_l
         assert facts["exemplar"]["picture"] in ("visual-genome/21", "visual-genome/22")
         assert facts["licence"] == facts["exemplar"]["licence"]  # PhraseCut's, both
     assert filter_shards(tmp_path / "whole", tmp_path / "kept").total == 6
+
+
+def test_new_weights_make_shards_anew_and_moved_ones_do_not(regions: Path, tmp_path: Path) -> None:
+    def weights(seed: int, name: str) -> str:
+        torch.manual_seed(seed)
+        state = Generator(width=8, downs=3, blocks=2).state_dict()
+        save_file({f"generator.{key}": value for key, value in state.items()}, tmp_path / name)
+        inpainter.cache_clear()  # as in a new process
+        return f"lama:{tmp_path / name}"
+
+    def built(address: str) -> tuple[int, str]:
+        manifest = build(order(made("edits", regions, "remove", inpainter=address)), tmp_path / "out", workers=1)
+        assert manifest.settings["sources"][0]["inpainter"].startswith("lama:sha256:")
+        return (tmp_path / "out" / manifest.shards[0].name).stat().st_ino, manifest.shards[0].digest
+
+    first = built(weights(0, "lama.safetensors"))
+    assert built(weights(0, "elsewhere.safetensors")) == first
+    assert built(weights(1, "lama.safetensors"))[1] != first[1]
 
 
 def test_a_replacement_bears_the_licences_of_both_its_pictures(exemplars: Path, tmp_path: Path) -> None:

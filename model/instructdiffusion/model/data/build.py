@@ -24,20 +24,22 @@ from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from instructdiffusion.model.data.offers import Offer, Order, numbered, origin_of, twins_of
+from instructdiffusion.model.addresses import parted
+from instructdiffusion.model.data.offers import Offer, Order, numbered, origin_of
 from instructdiffusion.model.data.parts import Part, summed, with_contents
 from instructdiffusion.model.data.readers.walk import Skip
 from instructdiffusion.model.data.samples import Unusable
 from instructdiffusion.model.data.shards import MANIFEST, Manifest, Origin, Shard, Triplet, write_shard
-from instructdiffusion.model.data.sources import DataSet, Pairs, Source, Synthesis
+from instructdiffusion.model.data.sources import DataSet, Source, addresses_of
 from instructdiffusion.model.data.workers import spread
 from instructdiffusion.model.errors import ConfigError
-from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.files import digest_of, digest_once, write_atomic
 from instructdiffusion.model.instructions.bank import told_of
 from instructdiffusion.model.synthesis.exemplars import version_of
 
 log = logging.getLogger(__name__)
 
+LARGE = 500e6  # bytes of networks' files from which on there is one process, as where models are evaluated
 SMALLEST = 32  # pixels: discs and objects need as many
 WHOLE = Part()
 
@@ -51,7 +53,6 @@ class Finished(BaseModel):
     offered: int
     counts: dict[str, int]
     skipped: dict[str, int]
-    licences: tuple[str, ...]
 
 
 def build(
@@ -65,7 +66,8 @@ def build(
     """Write a part's shards into `out`, a folder of its own, and return its manifest; finished shards are kept.
 
     Args:
-        workers: processes on this machine; None: one for each core.
+        workers: processes on this machine; None: one for each core, or one alone where large networks are at work, of
+            which each process has its own, or a GPU.
         progress: called with (shards finished, 0: how many there will be is not known).
 
     Raises:
@@ -76,7 +78,7 @@ def build(
     out = Path(out)
     _check(order, part, out)
     origins = {source.name: origin_of(source) for source in order.sources.sources}
-    count = min(workers or os.cpu_count() or 1, _most_shards(order, part))
+    count = min(workers or hands(order), _most_shards(order, part))
     with _watched(out, progress):
         made = [*spread(partial(_shards, order, part, out, count), range(count), count)]
     marks = [pair for worker in made for pair in worker]
@@ -84,7 +86,7 @@ def build(
         name: summed([start, *(_of(start, m) for n, m in marks if n == name)]) for name, start in origins.items()
     }
     shards = [mark.shard for _, mark in marks if mark.shard]
-    licences = [licence for _, mark in marks for licence in mark.licences]
+    licences = [licence for shard in shards for licence, _ in shard.licences]
     told = {"size": order.size, "split": order.sources.split, "seed": order.seed}
     settings = {
         "per_shard": order.per_shard,
@@ -132,7 +134,7 @@ def _once(order: Order, source: Source, path: Path, offered: Iterator[Offer | Sk
 
 
 def _written(path: Path, mark: Path, offered: Iterator[Offer | Skip]) -> Finished:
-    keys, counts, skipped, licences = list[str](), Counter[str](), Counter[str](), set[str]()
+    keys, counts, skipped = list[str](), Counter[str](), Counter[str]()
 
     def triplets() -> Iterator[Triplet]:
         for one in offered:
@@ -143,7 +145,6 @@ def _written(path: Path, mark: Path, offered: Iterator[Offer | Skip]) -> Finishe
             try:
                 for triplet in one.make():
                     counts[triplet.ask.task] += 1
-                    licences.add(triplet.provenance["licence"])
                     yield triplet
             except Unusable as error:
                 skipped[error.reason] += 1
@@ -158,7 +159,6 @@ def _written(path: Path, mark: Path, offered: Iterator[Offer | Skip]) -> Finishe
         offered=len(keys),
         counts=dict(sorted(counts.items())),
         skipped=dict(sorted(skipped.items())),
-        licences=tuple(sorted(licences)),
     )
     write_atomic(mark, finished.model_dump_json())
     return finished
@@ -188,13 +188,19 @@ def _request(order: Order, source: Source) -> str:
 
 
 def _told(source: Source) -> dict[str, Any]:
-    """What a source file says of it that makes a difference to its triplets; other folders by their digests."""
-    told = source.model_dump(mode="json", exclude={"path", "weight"})
-    if isinstance(source, Synthesis) and source.exemplars:
-        told["exemplars"] = version_of(Path(source.exemplars))
-    if isinstance(source, Pairs):
-        told["model"] = twins_of(source).name
-    return told
+    """What a source file says of it that makes a difference to its triplets; networks by what is in their files."""
+    told: dict[str, Any] = source.model_dump(mode="json", exclude={"path", "weight", "dataset"})
+    made_with = {f: _version(address, sure) for f, address, sure in addresses_of(source) if f != "path"}
+    return {**told, **made_with}
+
+
+def _version(address: str, sure: bool) -> str:
+    """A digest in place of a file or folder, wherever it lies; words and hub ids as they are."""
+    kind, place = parted(address)
+    path = Path(place)
+    if not (sure or kind or "/" in place) or not path.exists():
+        return address
+    return f"{kind}{version_of(path) if (path / MANIFEST).is_file() else digest_once(path)}"
 
 
 def _of(start: Origin, mark: Finished) -> Origin:
@@ -207,6 +213,26 @@ def _check(order: Order, part: Part, out: Path) -> None:
     if (out / MANIFEST).is_file() and (there := Part.held(Manifest.load(out))) != part:
         raise ConfigError(f"{out} holds part {there} of a data set; give part {part} a folder of its own")
     out.mkdir(parents=True, exist_ok=True)
+
+
+def hands(order: Order) -> int:
+    """How many processes to build an order with, if nobody says: see `build`."""
+    addresses = [told for source in order.sources.sources for told in addresses_of(source)]
+    weights = sum(_bytes(address) for field, address, _ in addresses if field not in ("path", "exemplars"))
+    if not weights:
+        return os.cpu_count() or 1
+    from instructdiffusion.model.device import best
+
+    return 1 if weights > LARGE or best().type != "cpu" else os.cpu_count() or 1
+
+
+def _bytes(address: str) -> float:
+    """Bytes of a network's files; of one that is not on disk, as many as there may be."""
+    kind, place = parted(address)
+    if Path(place).exists():
+        path = Path(place)
+        return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
+    return float("inf") if kind or "/" in place else 0  # else it is a word
 
 
 def _most_shards(order: Order, part: Part) -> int:

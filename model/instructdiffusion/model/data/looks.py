@@ -9,7 +9,9 @@ from PIL import Image as Pillow
 from instructdiffusion.model.task import Image
 
 LOOK = "look"  # in a triplet's provenance: how the whole source picture looked before it was cropped
+LOOK_AFTER = "look_after"  # and the whole target, where the data set has one
 BITS = 64
+LEAST_SET = 20  # bits, of the 32 that are set in a picture with structure: fewer, and most cosines are none at all
 ALIKE = 6  # bits: what a resize and a JPEG of quality 60 change at most; pictures of other things differ in 10 and more
 
 
@@ -18,6 +20,11 @@ def look(picture: Image) -> int:
     from imagehash import phash
 
     return int(str(phash(Pillow.fromarray(picture))), 16)
+
+
+def plain(seen: int) -> bool:
+    """Whether a look says nothing: all pictures of one colour have the same, and so have gradients."""
+    return seen.bit_count() < LEAST_SET
 
 
 def looked(picture: Image) -> str:
@@ -45,7 +52,7 @@ class Pairs:
         self.count += 1
 
     def nearest(self, pair: tuple[int, int]) -> int:
-        """Bits that differ from the nearest pair; all of them where there is none."""
-        if not self.count:
+        """Bits that differ from the nearest pair; all of them where there is none, or where both looks say nothing."""
+        if not self.count or all(map(plain, pair)):
             return 2 * BITS
         return int(np.bitwise_count(self.looks[: self.count] ^ np.array(pair, np.uint64)).sum(axis=1).min())

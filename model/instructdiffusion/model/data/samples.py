@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from instructdiffusion.model.data.augment import Sample, generator, person_crop, short_side_crop, square_crop, whole
-from instructdiffusion.model.data.looks import LOOK, looked
+from instructdiffusion.model.data.looks import LOOK, LOOK_AFTER, looked
 from instructdiffusion.model.data.readers import Example, Reader
 from instructdiffusion.model.data.shards import Triplet
 from instructdiffusion.model.errors import DataError
@@ -63,7 +63,8 @@ def triplets_of(
         label = fitted(picture, label)
     if misfit := _misfit(picture, label):
         raise Unusable("label: of another size than its picture", f"{example.key}: {misfit}")
-    seen = looked(picture)
+    after = label.get("target", label.get("clean"))
+    seen = {LOOK: looked(picture), **({LOOK_AFTER: looked(after)} if isinstance(after, np.ndarray) else {})}
     for copy in range(copies):
         rng = generator(f"{reader.name}/{example.key}", seed=seed, epoch=copy)
         said = {"instruction": rng.choice(example.instructions)} if example.instructions else {}
@@ -75,7 +76,7 @@ def triplets_of(
         except DataError as error:
             raise Unusable("label: nothing to ask for in the crop", f"{example.key}: {error}") from error
         key = safe_key(source, example.key, copy if copies > 1 else None)
-        facts = {**origin(example, reader, source, copy, seed), LOOK: seen}
+        facts = {**origin(example, reader, source, copy, seed), **seen}
         yield Triplet(key, ask, cropped, target, changed, facts)
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -56,6 +57,7 @@ class Shard(BaseModel):
     count: int
     origins: tuple[tuple[str, int], ...] = Field((), description="sources of its triplets: how many of which in a row")
     tasks: tuple[tuple[str, int], ...] = Field((), description="their tasks, likewise")
+    licences: tuple[tuple[str, int], ...] = Field((), description="how many of them state which licence, sorted")
 
 
 class Origin(BaseModel):
@@ -116,6 +118,30 @@ class Manifest(BaseModel):
         own = {"made": made, "settings": dict(settings), "parents": (digest,), "history": (told, *self.history)}
         return self.model_copy(update={"report": {}, **own, **changes})
 
+    def contents(self, shards: Sequence[Shard]) -> dict[str, Any]:
+        """The fields of a manifest that tell what is in shards made of this data set's, as they were written.
+
+        Licences are all of this data set's where a triplet states none of its own, as composed ones don't.
+        """
+        found, stated = Counter[tuple[str, str]](), Counter[str]()
+        for shard in shards:
+            found.update(zip(one_by_one(shard.origins), one_by_one(shard.tasks), strict=True))
+            stated.update(dict(shard.licences))
+        counts = Counter[str]()
+        for (_, task), count in found.items():
+            counts[task] += count
+        sources = {}
+        for name, origin in self.sources.items():
+            own = {task: count for (source, task), count in sorted(found.items()) if source == name}
+            sources[name] = origin.model_copy(update={"counts": own})
+        licences = tuple(sorted(stated)) if stated.total() == found.total() else self.licences
+        return {
+            "shards": tuple(shards),
+            "counts": dict(sorted(counts.items())),
+            "sources": sources,
+            "licences": licences,
+        }
+
     def save(self, folder: Path) -> Manifest:
         """Write the manifest last: a folder without one is not a data set."""
         write_atomic(folder / MANIFEST, self.model_dump_json(indent=1))
@@ -145,17 +171,19 @@ def write_shard(path: Path, triplets: Iterable[Triplet]) -> Shard:
 def write_samples(path: Path, samples: Iterable[Sample]) -> Shard:
     """The same of samples as `read_samples` gives them: nothing is encoded again."""
     buffer = io.BytesIO()
-    origins, tasks = list[str](), list[str]()
+    origins, tasks, licences = list[str](), list[str](), Counter[str]()
     import webdataset  # here, for it imports torch, and who reads needs none
 
     with webdataset.TarWriter(buffer, mtime=0.0) as tar:
         for sample in samples:
             tar.write(sample)
             head = head_of(sample, path)
-            origins.append(source_of(head.get("provenance", {})))
+            facts = head.get("provenance", {})
+            origins.append(source_of(facts))
             tasks.append(head.get("task", ""))  # exemplars are of none
+            licences.update(filter(None, [facts.get("licence")]))
     write_atomic(path, buffer.getvalue())
-    told = {"origins": in_rows(origins), "tasks": in_rows(tasks)}
+    told = {"origins": in_rows(origins), "tasks": in_rows(tasks), "licences": tuple(sorted(licences.items()))}
     return Shard(name=path.name, digest=digest_of(path), count=len(tasks), **told)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -49,6 +50,9 @@ def _context(work: Callable[..., Any]) -> BaseContext:
 def _ready() -> None:
     """One thread for each worker; and it ends soon after its parent did, for one that is killed can't end it."""
     cv2.setNumThreads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when it is imported
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
     def watch() -> None:
         if (parent := parent_process()) is not None:

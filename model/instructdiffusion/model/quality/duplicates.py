@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from instructdiffusion.model.data.looks import Pairs, look
+from instructdiffusion.model.data.looks import Pairs, look, plain
 from instructdiffusion.model.data.shards import Triplet
 from instructdiffusion.model.quality import Options, Score, Values
 
@@ -45,7 +45,10 @@ class Nearest(Score):
     """Nearly the same source and target, as after another JPEG compression or a resize."""
 
     name = "nearest"
-    about = "bits, of 128, that differ in the perceptual hashes of source and target from the nearest that was kept"
+    about = (
+        "bits, of 128, that differ in the perceptual hashes of source and target from the nearest that was kept; none "
+        "where both are plain"
+    )
     remembers = True
     Options = NearOptions
 
@@ -55,10 +58,14 @@ class Nearest(Score):
         self.last: tuple[Triplet | None, Hashes] = (None, (0, 0))
 
     def values(self, triplets: Sequence[Triplet]) -> Values:
-        return [float(self.seen[self._group(t)].nearest(self._hashes(t))) for t in triplets]
+        return [self._nearest(triplet) for triplet in triplets]
 
     def kept(self, triplet: Triplet) -> None:
         self.seen[self._group(triplet)].add(self._hashes(triplet))
+
+    def _nearest(self, triplet: Triplet) -> float | None:
+        hashes = self._hashes(triplet)
+        return None if all(map(plain, hashes)) else float(self.seen[self._group(triplet)].nearest(hashes))
 
     def _hashes(self, triplet: Triplet) -> Hashes:
         """Asked for twice in a row: to score, and to remember."""

@@ -48,19 +48,25 @@ class Part(BaseModel):
 
 
 def filter_shards(
-    source: Path, out: Path, policy: Policy | None = None, *, progress: Progress = lambda done, total: None
+    source: Path,
+    out: Path,
+    policy: Policy | None = None,
+    *,
+    here: Callable[[str], str] = str,
+    progress: Progress = lambda done, total: None,
 ) -> Manifest:
     """Split the triplets of `source` into those that a policy keeps, in `out`, and those in `out/rejected`.
 
     Args:
         policy: None for the embedded one, which needs no network.
+        here: as of `Judge.load`.
         progress: called with (shards done, shards in all).
 
     Raises:
         ConfigError: a network that the policy names is not there; told before anything is scored.
         DataError: a shard is damaged, the disk is full, or nothing is left.
     """
-    parent, judge = Manifest.load(source), Judge.load(policy or Policy.read("embedded"))
+    parent, judge = Manifest.load(source), Judge.load(policy or Policy.read("embedded"), here)
     summary, parts, before = Summary(judge.policy), list[Part](), ""
     for shard in parent.shards:
         request = hashlib.sha256("\n".join((judge.request, before, shard.digest)).encode()).hexdigest()
@@ -145,9 +151,8 @@ def _save(source: Path, parent: Manifest, out: Path, judge: Judge, summary: Summ
             f"look at them in {out / REJECTED}, then change the policy or build from other sources"
         )
     settings = {"policy": judge.policy.told(), "networks": dict(judge.models)}
-    others = summary.left(parent, rejected=True)
-    parent.heir(source, "filter", settings, shards=rejected, **others).save(out / REJECTED)
-    return parent.heir(source, "filter", settings, shards=kept, report=report, **summary.left(parent)).save(out)
+    parent.heir(source, "filter", settings, **parent.contents(rejected)).save(out / REJECTED)
+    return parent.heir(source, "filter", settings, report=report, **parent.contents(kept)).save(out)
 
 
 def _batches(samples: Iterator[Sample]) -> Iterator[list[Sample]]:

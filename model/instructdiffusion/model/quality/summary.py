@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instructdiffusion.model.data.shards import Manifest
 from instructdiffusion.model.quality import score_named
 from instructdiffusion.model.quality.judging import Verdict
 from instructdiffusion.model.quality.policy import Policy, Rule
@@ -24,8 +23,7 @@ class Summary:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.kept = Counter[tuple[str, str]]()  # by source and task
-        self.rejected = Counter[tuple[str, str]]()
+        self.kept = 0
         self.dropped: Counter[str] = Counter()  # by rule
         self.missing: Counter[str] = Counter()
         self.examples: defaultdict[str, list[str]] = defaultdict(list)
@@ -36,9 +34,8 @@ class Summary:
     def add(self, verdict: Verdict) -> None:
         """Count a verdict."""
         if not verdict.rule:
-            self.kept[verdict.source, verdict.task] += 1
+            self.kept += 1
         else:
-            self.rejected[verdict.source, verdict.task] += 1
             self.dropped[verdict.rule] += 1
             if len(self.examples[verdict.rule]) < EXAMPLES:
                 self.examples[verdict.rule].append(verdict.key)
@@ -47,18 +44,6 @@ class Summary:
                 self.missing[name] += 1
             else:
                 self.values[name][bool(verdict.rule)].append(value)
-
-    def left(self, parent: Manifest, *, rejected: bool = False) -> dict[str, Any]:
-        """The counts of a manifest of what was kept, or of what was rejected: by task, and of each source by task."""
-        found = self.rejected if rejected else self.kept
-        counts = Counter[str]()
-        for (_, task), count in found.items():
-            counts[task] += count
-        sources = {}
-        for name, origin in parent.sources.items():
-            own = {task: count for (source, task), count in sorted(found.items()) if source == name}
-            sources[name] = origin.model_copy(update={"counts": own})
-        return {"counts": dict(sorted(counts.items())), "sources": sources}
 
     def report(self) -> dict[str, Any]:
         """All of it as plain JSON.
@@ -70,8 +55,8 @@ class Summary:
             how many were `kept` and `rejected` in each.
         """
         return {
-            "read": self.kept.total() + self.rejected.total(),
-            "kept": self.kept.total(),
+            "read": self.kept + self.dropped.total(),
+            "kept": self.kept,
             "dropped": dict(self.dropped),
             "examples": dict(self.examples),
             "scores": {rule.name: self._spread(rule) for rule in self.policy.rules},
