@@ -92,6 +92,24 @@ def test_what_was_said_is_kept_and_asked_for_only_once(model: Model, tmp_path: P
     }
 
 
+@pytest.mark.parametrize("apology", ["I am sorry, I can't do that.", "[]", "Remove the thing."])
+def test_an_answer_that_rewrites_nothing_is_told_and_asked_for_again(
+    apology: str, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "said.jsonl"
+    with model.serving() as url:
+        model.before = [(200, {}, json.dumps({"choices": [{"message": {"content": apology}}]}))]
+        [*Rewriter(url, "tiny", cache).paraphrases(WORDINGS[:1], 2)]
+        assert not cache.exists()
+        assert "tiny said nothing that rewrites 'Erase the {phrase}.'" in caplog.text
+        made = [*Rewriter(url, "tiny", cache).paraphrases(WORDINGS[:1], 2)]
+        assert "Kindly erase the {phrase}." in {w.text for w in made}
+        assert len(model.asked) == 2
+        line = json.loads(cache.read_text())
+        cache.write_text(json.dumps({**line, "said": apology}) + "\n")  # kept by an earlier version
+        assert [*Rewriter(url, "tiny", cache).paraphrases(WORDINGS[:1], 2)] == made
+
+
 def test_a_busy_model_is_asked_again_when_it_says_and_a_broken_one_is_given_up_with_what_it_said_kept(
     model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

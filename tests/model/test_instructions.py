@@ -125,6 +125,39 @@ OTHER = (
 )
 
 
+UNSAID = (
+    ("remove", "Do not remove the {phrase}."),
+    ("remove", "Never erase the {phrase}."),
+    ("remove", "Don’t delete the {phrase} from the picture."),
+    ("remove", "Please take a picture of the {phrase}."),
+    ("remove", "Get the {phrase} into the picture."),
+    ("remove", "Who would want the {phrase} here?"),
+    ("keypoint", "Add no dots: leave the {phrase} without {marks}."),
+    ("add", "Please do not add a {new} {place}."),
+    ("recolour", "The {phrase} should not be {color}."),
+    ("denoise", "I will not remove the noise."),
+    ("deblur", "Make this photo without sharp details."),
+    ("brighten", "Make the dark photo no brighter."),
+    ("dehaze", "Take a photo of the fog."),
+)
+SAID = (
+    ("remove", "I don't want the {phrase} here."),
+    ("remove", "Could you please get rid of the {phrase}?"),
+    ("remove", "I'd like you to erase the {phrase}, and nothing else."),
+    ("add", "I'd like a {new} {place}."),
+    ("denoise", "Give me a version without the noise."),
+    ("recolour", "The {phrase} must be {color}."),
+)
+
+
+def test_what_denies_or_has_no_verb_that_asks_is_rejected_and_what_the_hand_written_ones_deny_is_not() -> None:
+    kept, rejected = keep.sift(Wording(task, text, "model") for task, text in UNSAID)
+    assert not kept
+    assert {r.rule for r in rejected} == {"negation", "verb"}
+    assert rejected[0].told == "not remove"
+    assert [(w.task, w.text) for w in keep.sift([Wording(task, text, "model") for task, text in SAID])[0]] == [*SAID]
+
+
 def test_letters_tell_paraphrases_from_other_sentences() -> None:
     kept, _ = keep.sift([Wording(task, text, "model") for task, text in SAME])
     wrong, _ = keep.sift([Wording(task, text, "model") for task, text in OTHER])

@@ -22,6 +22,7 @@ from tenacity.wait import wait_base
 from instructdiffusion.model.errors import ServiceError
 from instructdiffusion.model.files import append_line
 from instructdiffusion.model.instructions.bank import Wording
+from instructdiffusion.model.instructions.keep import fault
 
 log = logging.getLogger(__name__)
 ASKED = (
@@ -54,20 +55,32 @@ class Rewriter:
         for number, wording in enumerate(wordings):
             slots = ", ".join(re.findall(r"\{\w+\}", wording.text)) or "no word in braces"
             asked = ASKED.format(count=count, text=wording.text, slots=slots)
-            for text in self._texts(asked):
-                yield Wording(wording.task, text, "model", wording.text, self.model)
+            yield from self._reworded(wording, asked)
             progress(number + 1, len(wordings))
 
-    def _texts(self, asked: str) -> list[str]:
+    def _reworded(self, wording: Wording, asked: str) -> list[Wording]:
+        """What was said of a wording, or is said now; kept if there is anything in it that may be used."""
         named = hashlib.sha256(f"{self.model}\0{asked}".encode()).hexdigest()
-        if named not in self._said:
-            body = {"model": self.model, "temperature": 1.0, "messages": [{"role": "user", "content": asked}]}
-            said = self._ask(body)
-            line = {"asked": named, "question": asked, "model": self.model, "said": said}
-            line |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
-            append_line(self.cache, json.dumps(line, ensure_ascii=False))
-            self._said[named] = said
-        return texts_of(self._said[named])
+        known = self._in(self._said.get(named, ""), wording)
+        if _usable(known):
+            return known
+        body = {"model": self.model, "temperature": 1.0, "messages": [{"role": "user", "content": asked}]}
+        said = self._ask(body)
+        found = self._in(said, wording)
+        if not _usable(found):
+            start = " ".join(said.split())[:80]
+            log.warning(
+                "%s said nothing that rewrites %r (%r); the same command asks again", *(self.model, wording.text, start)
+            )
+            return found
+        line = {"asked": named, "question": asked, "model": self.model, "said": said}
+        line |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+        append_line(self.cache, json.dumps(line, ensure_ascii=False))
+        self._said[named] = said
+        return found
+
+    def _in(self, said: str, wording: Wording) -> list[Wording]:
+        return [Wording(wording.task, text, "model", wording.text, self.model) for text in texts_of(said)]
 
     def _ask(self, body: dict[str, Any]) -> str:
         tries = Retrying(
@@ -121,6 +134,10 @@ def texts_of(said: str) -> list[str]:
         return [" ".join(text.split()) for text in listed if isinstance(text, str) and text.strip()]
     lines = (re.sub(r"^\s*(?:[-*]|\d+[.)])\s*", "", line).strip().strip('"') for line in said.splitlines())
     return [line for line in lines if line]
+
+
+def _usable(found: Sequence[Wording]) -> bool:
+    return any(fault(wording) is None for wording in found)
 
 
 def _passes(error: BaseException) -> bool:

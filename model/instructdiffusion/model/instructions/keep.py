@@ -1,4 +1,4 @@
-"""Which paraphrases are kept: those that hold every slot, use a verb of the task, and stay near in meaning.
+"""Which paraphrases are kept: those that hold every slot, ask by a verb of the task, and stay near in meaning.
 
 What an instruction is near to is told by sentence embeddings; with no network for them, by the letters that texts
 share, which knows spelling and no meaning: it still tells tasks apart, for each has words of its own.
@@ -29,11 +29,22 @@ VERBS: dict[str, str] = {
     "remove": "remove|erase|delete|take|get|make|clear|want|cut|eliminate|lift|turn",
     "add": "add|put|place|insert|draw|be|let|like|include|paint",
     "replace": "replace|turn|swap|change|exchange|put|show|make|let|use|place|add|insert|substitute",
-    "recolour": "make|change|recolor|dye|let|be|turn|give|repaint|paint",
+    "recolour": "want|make|change|recolor|dye|let|be|turn|give|repaint|paint",
     "colorize": "colorize|add|bring|turn|restore|give|color|make|fill|paint|recover|put|tint|place|insert|shade|draw",
     "brighten": "brighten|make|turn|lighten|correct|bring|raise|give|increase",
     "dehaze": "remove|dehaze|clear|take|get|make|lift|restore|give|erase|delete|eliminate|turn|recover",
 }
+#: What stands before the verb of somebody who asks, as often as there is more of it.
+_LEAD = re.compile(
+    r"(?:and|then|now|just|so|please|kindly|simply|go ahead and|help me|try to"
+    r"|(?:can|could|would|will) you|i(?: would|'d)? (?:want|like|need) you to)\s+"
+)
+#: And before `want`, `like` and `be`, which ask as what they are said of.
+_SUBJECT = re.compile(r"(?:i would|i do not|i'd|i|there should|(?:the )?\{\w+\} (?:should|must))\s+")
+_SAID_OF = ("want", "like", "be")
+#: Verbs that mean the task with one of these words alone: to take a thing is not to take it away.
+_WITH = {"take": {"away", "out", "off", "from", "mark"}, "get": {"rid", "out", "off", "away"}}
+_NEGATION = re.compile(r"\b(no|not|never|without)\s+(?:(?:the|a|an|any)\s+)?(\S+)")
 LETTERS, WORDS = 200, 3  # an instruction is as long at most, and its own words as many at least, or one for a slot
 NEAR_LETTERS, NEAR_MEANING = 0.2, 0.5  # cosine similarity to the nearest instruction of the task, at least
 
@@ -63,7 +74,7 @@ def sift(
     candidates = []
     for wording in made:
         said = (wording.task, _same(wording.text))
-        if broken := _broken(wording) or (("twice", "said already") if said in seen else None):
+        if broken := fault(wording) or (("twice", "said already") if said in seen else None):
             rejected.append(Rejected(wording, *broken))
             continue
         seen.add(said)
@@ -77,8 +88,8 @@ def sift(
     return kept, rejected
 
 
-def _broken(wording: Wording) -> tuple[str, str] | None:
-    """The rule that a wording breaks by itself, and how."""
+def fault(wording: Wording) -> tuple[str, str] | None:
+    """The rule that a wording breaks by itself, and how; None: it may be kept."""
     try:
         found, wanted = sorted(slots(wording.text)), sorted(slots(EVERY[wording.task].templates[0]))
     except ValueError as error:
@@ -90,9 +101,33 @@ def _broken(wording: Wording) -> tuple[str, str] | None:
     words = re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", wording.text.lower()))
     if len(words) + len(wanted) < WORDS - 1:
         return "length", "hardly a word"
-    if not set(words) & set(VERBS[wording.task].split("|")):
+    if beyond := _negations(wording.text) - {said for own in written([wording.task]) for said in _negations(own.text)}:
+        return "negation", " and ".join(sorted(beyond))
+    if not any(_asks(clause, VERBS[wording.task].split("|")) for clause in _clauses(wording.text)):
         return "verb", f"none that asks for {wording.task}"
     return None
+
+
+def _negations(text: str) -> set[str]:
+    """What a text denies, each as `not` and the word that it is said of."""
+    plain = re.sub(r"[^\w\s{}]", " ", re.sub(r"n[’']t\b", " not", text.lower()))
+    return {f"{negation} {word}" for negation, word in _NEGATION.findall(plain)}
+
+
+def _clauses(text: str) -> list[str]:
+    plain = re.sub(r"n't\b", " not", text.lower().replace("’", "'"))
+    return [clause.strip() for clause in re.split(r"[.,:;?!]|\b(?=(?:and|then) )", plain)]
+
+
+def _asks(clause: str, verbs: Sequence[str]) -> bool:
+    """Whether a clause begins with one of the verbs, after what is polite or says who wants it."""
+    while lead := _LEAD.match(clause):
+        clause = clause[lead.end() :]
+    subject = _SUBJECT.match(clause)
+    words = re.findall(r"[\w{}]+", clause[subject.end() :] if subject else clause)
+    if not words or words[0] not in verbs or (words[0] in _SAID_OF) != bool(subject):
+        return False
+    return words[0] not in _WITH or bool(_WITH[words[0]] & {*words})
 
 
 def _far(made: Sequence[Wording], own: Sequence[Wording], embed: Embed, least: float) -> list[str]:
@@ -131,16 +166,18 @@ def by_network(folder: Path | str) -> Embed:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
+    from instructdiffusion.model.device import best
+
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    network = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
+    network = AutoModel.from_pretrained(folder, use_safetensors=True).eval().to(best())
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        batch = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        batch = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(best())
         with torch.inference_mode():
             states = network(**batch).last_hidden_state
         mask = batch["attention_mask"][..., None]
         mean = (states * mask).sum(1) / mask.sum(1)
-        return np.asarray(torch.nn.functional.normalize(mean, dim=1).numpy(), np.float32)
+        return np.asarray(torch.nn.functional.normalize(mean, dim=1).cpu().numpy(), np.float32)
 
     return embed
 
