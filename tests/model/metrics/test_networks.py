@@ -46,6 +46,15 @@ def test_clip_likeness_is_that_of_the_recipe_written_out(tiny_clip: Path, pictur
     assert expected < 0.999
 
 
+def test_pictures_and_words_go_where_the_network_is(tiny_clip: Path, pictures: list[Image]) -> None:
+    encoder = clip(str(tiny_clip))
+    encoder.network.to("meta")  # a device that every machine has, and that gives nothing back
+    with pytest.raises(RuntimeError, match="meta tensor"):
+        encoder.pictures(pictures)
+    with pytest.raises(RuntimeError, match="meta tensor"):
+        encoder.words(["a cat"])
+
+
 def test_a_caption_is_read_and_a_long_one_cut(tiny_clip: Path) -> None:
     short, long = clip(str(tiny_clip)).words(["a cat", "cat " * 40])
     assert short.shape == long.shape == (24,)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from instructdiffusion.model.device import best
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.metrics.likeness import CLIP_224, DINO_224, Vector
@@ -38,15 +39,16 @@ class Encoder:
     @torch.inference_mode()
     def pictures(self, pictures: Sequence[Image]) -> list[Vector]:
         """A vector for each picture; they may differ in size."""
-        pixels = torch.from_numpy(np.stack([self.preprocessing(p) for p in pictures]))
+        pixels = torch.from_numpy(np.stack([self.preprocessing(p) for p in pictures])).to(self.network.device)
         if self.tokenizer is None:
-            return list(self.network(pixel_values=pixels).last_hidden_state[:, 0].float().numpy())
+            return list(self.network(pixel_values=pixels).last_hidden_state[:, 0].float().cpu().numpy())
         return list(_vectors(self.network.get_image_features(pixel_values=pixels)))
 
     @torch.inference_mode()
     def words(self, texts: Sequence[str]) -> list[Vector]:
         """A vector for each text, cut to what the network can read."""
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        tokens = tokens.to(self.network.device)
         return list(_vectors(self.network.get_text_features(**tokens)))
 
     def spec(self, spec: Spec) -> Spec:
@@ -171,12 +173,12 @@ def _signed(pictures: Sequence[Image]) -> Tensor:
 
 def _vectors(found: Any) -> NDArray[np.float32]:
     """What transformers' CLIP gives: the vectors, or since version 5 an output that holds them."""
-    vectors: NDArray[np.float32] = (found if isinstance(found, Tensor) else found.pooler_output).float().numpy()
+    vectors: NDArray[np.float32] = (found if isinstance(found, Tensor) else found.pooler_output).float().cpu().numpy()
     return vectors
 
 
 def loaded(kind: Any, address: str, **options: Any) -> Any:
-    """A network, tokenizer or processor of transformers.
+    """A network, where this process computes best, or a tokenizer or processor of transformers.
 
     Raises:
         DataError: there is none.
@@ -185,7 +187,7 @@ def loaded(kind: Any, address: str, **options: Any) -> Any:
         made = kind.from_pretrained(address, **options)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{address} is no network that can be read ({_line(error)}); name a folder or hub id") from None
-    return made.eval() if isinstance(made, nn.Module) else made
+    return made.eval().to(best()) if isinstance(made, nn.Module) else made
 
 
 def named(address: str) -> str:

@@ -59,7 +59,7 @@ class Detected(Score):
 
         inputs = self.processor(
             text=[[f"a photo of {thing}"]], images=triplet.target, truncation=True, return_tensors="pt"
-        )
+        ).to(self.detector.device)
         with torch.inference_mode():
             found = self.detector(**inputs)
         (result,) = self.processor.post_process_grounded_object_detection(
@@ -93,7 +93,7 @@ class Unsafe(Score):
     def values(self, triplets: Sequence[Triplet]) -> Values:
         import torch
 
-        inputs = self.processor(images=[t.target for t in triplets], return_tensors="pt")
+        inputs = self.processor(images=[t.target for t in triplets], return_tensors="pt").to(self.classifier.device)
         with torch.inference_mode():
             shares = self.classifier(**inputs).logits.softmax(-1)
         return list(shares[:, self.unsafe].sum(-1).tolist())

@@ -61,7 +61,7 @@ class Blip2(Captioner):
     def phrase(self, cutout: Cutout, known: str) -> str:
         import torch
 
-        inputs = self.processor(images=cutout.picture, return_tensors="pt")
+        inputs = self.processor(images=cutout.picture, return_tensors="pt").to(self.network.device)
         with torch.inference_mode():
             tokens = self.network.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)
         (said,) = self.processor.batch_decode(tokens, skip_special_tokens=True)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from instructdiffusion.model.device import best
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.synthesis.inpainters import Inpainter
@@ -33,7 +34,8 @@ class Lama(Inpainter):
     """`network` takes a picture (B3HW, 0..1) and a mask (B1HW, 0 or 1), and gives a picture."""
 
     def __init__(self, network: Any, name: str) -> None:
-        self.network, self.name = network, name
+        self.device = best()
+        self.network, self.name = network.to(self.device), name
 
     @staticmethod
     def load(path: Path) -> Lama:
@@ -54,7 +56,8 @@ class Lama(Inpainter):
         picture_HWC = np.pad(picture, (*spare, (0, 0)), mode="symmetric")
         mask_HW = np.pad(mask, spare, mode="symmetric")
         picture_BCHW = torch.from_numpy(picture_HWC).permute(2, 0, 1)[None].float() / 255
-        found_BCHW = self.network(picture_BCHW, torch.from_numpy(mask_HW)[None, None].float())
+        mask_B1HW = torch.from_numpy(mask_HW)[None, None].float()
+        found_BCHW = self.network(picture_BCHW.to(self.device), mask_B1HW.to(self.device)).cpu()
         found = (found_BCHW[0] * 255).round().clamp(0, 255).permute(1, 2, 0).to(torch.uint8)
         return np.asarray(found.numpy()[:height, :width])
 
