@@ -48,7 +48,7 @@ def test_the_commands_of_the_page_filter_report_and_audit(tmp_path: Path, monkey
 
 def test_the_policy_of_the_page_is_one() -> None:
     (text,) = blocks("yaml")
-    assert [rule.name for rule in Policy.read(text).rules] == ["shows", "gone", "natural", "whole"]
+    assert [rule.name for rule in Policy.read(text).rules] == ["shows", "gone", "natural", "untouched"]
     for field in Rule.model_fields:
         assert f"`{field}`" in PAGE.read_text() or field in ("name", "score", "missing", "options")
 

@@ -168,7 +168,11 @@ def test_what_a_filter_kept_is_told_to_the_tracker_with_its_report(
     source = dsl.Dataset(uri=str(tmp_path / "made"), metadata={"name": "mine", "triplets": 5})
     kept, page, metrics = dsl.Dataset(uri=str(tmp_path / "kept")), dsl.HTML(uri=str(tmp_path / "page")), dsl.Metrics()
     metrics.uri = str(tmp_path / "metrics")
-    data_steps.filter.python_func(source=source, policy="embedded", shards=kept, page=page, metrics=metrics)
+    audit = dsl.Artifact(uri=str(tmp_path / "audit"))
+    data_steps.filter.python_func(
+        source=source, policy="embedded", shards=kept, audit=audit, page=page, metrics=metrics
+    )
+    assert len(list((tmp_path / "audit/pictures").iterdir())) == 5
 
     tracker = Tracker(tracking_server.address, tmp_path.name)
     run = tracker.open_run("", key=f"data-{kept.metadata['digest'].removeprefix('sha256:')[:12]}")

@@ -155,6 +155,15 @@ def test_a_parameter_that_is_one_of_a_few_words_lists_them(name: str, files: dic
             checked({parameter: "other"}, {parameter: parameters[parameter]})
 
 
+def test_the_papers_sources_are_asked_for_by_name_with_a_root_and_names_to_leave_out(files: dict[str, Path]) -> None:
+    parameters = read(files["data"])[0]["root"]["inputDefinitions"]["parameters"]
+    given = {"sources": "paper", "root": "s3://bucket/sets", "without": "aic, coco-stuff"}
+    assert checked(given, parameters) == given
+    for name in given:
+        with pytest.raises(ConfigError, match="=Paper: "):
+            checked({name: "Paper"}, parameters)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_the_defaults_and_within_its_ranges(preset: str, tmp_path: Path) -> None:
     file = compile_all(tmp_path, Cluster(), preset)["end-to-end"]

@@ -69,7 +69,7 @@ COUNTS: Mapping[str, Any] = {
 }
 TEXTS: Mapping[str, Any] = {
     "start": Address | Literal[""],
-    "sources": Literal["paper", ""] | Address,
+    "sources": Annotated[str, StringConstraints(pattern="^(paper|(s3://|/).+)?$")],
     "root": Address | Literal[""],
     "without": Annotated[str, StringConstraints(pattern=r"^[a-z0-9, -]*$")],
     "policy": Address | Literal[""],
