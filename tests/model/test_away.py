@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from instructdiffusion.model import recipes
 from instructdiffusion.model.data.away import Away, within
 from instructdiffusion.model.data.batches import Batches
-from instructdiffusion.model.data.latents import Latents, encode
+from instructdiffusion.model.data.latents import FIRST, Latents, encode
 from instructdiffusion.model.data.live import Live
 from instructdiffusion.model.data.shards import MANIFEST, Manifest, read_triplets, write_shard
 from instructdiffusion.model.errors import DataError, ServiceError
 from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.network import Model
+from instructdiffusion.model.samples import Samples, first_of_each_task
 
 STEP = 4  # draws
 
@@ -32,6 +34,8 @@ class Far:
 
     def __call__(self, name: str, to: Path, *, patience: float) -> None:
         self.asked.append(name)
+        if not (self.folder / name).is_file():
+            raise ServiceError(f"there is no {name}")
         with (self.folder / name).open("rb") as file, to.open("ab") as part:
             file.seek(part.tell())
             part.write(file.read(1000 if self.down else -1))
@@ -90,6 +94,25 @@ def test_latents_come_as_shards_do(many: Path, tiny: Model, tmp_path: Path) -> N
     for one, other in zip(steps(Latents.open(tmp_path / "latents"), 5), steps(coming, 5), strict=True):
         assert one[:2] == other[:2]
         torch.testing.assert_close(one[2], other[2], rtol=0, atol=0)
+
+
+def test_sheets_of_samples_show_what_those_of_a_folder_do_and_fetch_no_more(
+    many: Path, tiny: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode(many, tiny, tmp_path / "latents")
+    seen, needed = set[str](), [MANIFEST]
+    for shard in Manifest.load(many).shards:
+        tasks = {task for task, _ in shard.tasks}
+        needed += [] if tasks <= seen else [shard.name]
+        seen |= tasks
+    for folder, files in ((many, needed), (tmp_path / "latents", [MANIFEST, FIRST])):
+        far = Far(folder)
+        found = first_of_each_task(Away("s3://bucket/many", far, tmp_path / f"cache-{folder.name}", 2**40))
+        assert [triplet.key for triplet in found] == [triplet.key for triplet in first_of_each_task(many)]
+        assert far.asked == files
+    (tmp_path / "latents" / FIRST).unlink()  # as encoded by an earlier version
+    assert Samples.of(recipes.smoke(), tiny, away(Far(tmp_path / "latents"), tmp_path)) is None
+    assert "s3://bucket/many holds no pictures to draw samples of (there is no first.tar)" in caplog.text
 
 
 def test_a_manifest_that_does_not_tell_whose_triplets_are_where_means_the_same_but_has_to_be_at_hand(

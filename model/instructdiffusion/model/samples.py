@@ -7,16 +7,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
 from instructdiffusion.model.config import Run
-from instructdiffusion.model.data.away import Shards
+from instructdiffusion.model.data.away import Here, Shards
 from instructdiffusion.model.data.latents import FIRST
-from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, read_samples, read_triplets, triplet_of
+from instructdiffusion.model.data.shards import Manifest, Shard, Triplet, head_of, read_samples, triplet_of
 from instructdiffusion.model.device import best
 from instructdiffusion.model.editor import Editor
+from instructdiffusion.model.errors import ServiceError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.seeds import seed_of
@@ -42,10 +44,12 @@ class Samples:
 
         Called when it is settled which weights learn.
         """
-        triplets = first_of_each_task(data) if isinstance(data, Path) else []
+        try:
+            triplets, why = first_of_each_task(data), ""
+        except ServiceError as error:  # those of an earlier version have none, and no training ends for want of them
+            triplets, why = [], f" ({error})"
         if not triplets:
-            fix = "encode it again" if isinstance(data, Path) else "train on a folder"
-            log.warning("%s holds no pictures to draw samples of; %s for sheets of samples", data, fix)
+            log.warning("%s holds no pictures to draw samples of%s; encode it again for sheets of samples", data, why)
             return None
         parts = {name: copy.deepcopy(getattr(nets, name)) for name in ("unet", "vae", "text_encoder", "scheduler")}
         model = replace(nets, **parts).to(torch.device("cpu"))
@@ -67,17 +71,36 @@ class Samples:
         return write_atomic(out / SAMPLES / f"step-{step:07d}.png", contact_sheet(self.triplets, outputs))
 
 
-def first_of_each_task(data: Path) -> list[Triplet]:
-    """A triplet of each task, `MOST` at most, of shards or of what `encode` kept of them; of old latents none."""
-    manifest, kept = Manifest.load(data), data / FIRST
-    if kept.is_file():
-        samples = read_samples(data, Shard(name=FIRST, digest=digest_of(kept), count=MOST))
+def first_of_each_task(data: Path | Shards) -> list[Triplet]:
+    """A triplet of each task, `MOST` at most, of shards or of what `encode` kept of them; of old latents none.
+
+    Raises:
+        ServiceError: data that is elsewhere has none, or does not come.
+    """
+    shards = Here(data) if isinstance(data, Path) else data
+    manifest = shards.manifest()
+    if any(shard.name.endswith(".tar") for shard in manifest.shards):
+        first = _first(shards, manifest)
+        return [first[task] for task in sorted(first)]
+    with TemporaryDirectory() as folder:
+        kept = shards.beside(FIRST, Path(folder))
+        if kept is None:
+            return []
+        samples = read_samples(kept.parent, Shard(name=FIRST, digest=digest_of(kept), count=MOST))
         return [triplet_of(sample, kept) for sample in samples][:MOST]
+
+
+def _first(shards: Shards, manifest: Manifest) -> dict[str, Triplet]:
+    """The first triplet of each task; no shard is asked for that tells that it has no other."""
     first: dict[str, Triplet] = {}
     wanted = min(MOST, sum(count > 0 for count in manifest.counts.values()))
-    if any(shard.name.endswith(".tar") for shard in manifest.shards):
-        for triplet in read_triplets(data):
-            first.setdefault(triplet.ask.task, triplet)
+    for shard in manifest.shards:
+        if len(first) == wanted or (shard.tasks and {task for task, _ in shard.tasks} <= first.keys()):
+            continue
+        path = shards.path(shard)
+        for sample in read_samples(path.parent, shard):
+            if (task := head_of(sample, path)["task"]) not in first:
+                first[task] = triplet_of(sample, path)
             if len(first) == wanted:
                 break
-    return [first[task] for task in sorted(first)]
+    return first

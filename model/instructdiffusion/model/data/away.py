@@ -48,6 +48,13 @@ class Shards(Protocol):
     def path(self, shard: Shard) -> Path:
         """The file of a shard, with the manifest's digest; DataError if it is missing or damaged."""
 
+    def beside(self, name: str, folder: Path) -> Path | None:
+        """A file that lies beside the shards; it comes into `folder` unless it is on this machine. None: there is none.
+
+        Raises:
+            ServiceError: it does not come from elsewhere, or is not there either.
+        """
+
     def ahead(self, shards: Sequence[Shard]) -> None:
         """Told which are needed next, the first one first."""
 
@@ -73,6 +80,11 @@ class Here:
     def path(self, shard: Shard) -> Path:
         """The file in the folder."""
         return checked(self.folder, shard) if self.check else self.folder / shard.name
+
+    def beside(self, name: str, folder: Path) -> Path | None:
+        """The file in the data set's own folder."""
+        path = self.folder / name
+        return path if path.is_file() else None
 
     def ahead(self, shards: Sequence[Shard]) -> None:
         """They are there."""
@@ -110,7 +122,7 @@ class Away:
         """
         self.cache.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.cache) as folder:
-            self.fetch(MANIFEST, Path(folder) / MANIFEST, patience=0)
+            self.beside(MANIFEST, Path(folder))
             manifest = Manifest.load(Path(folder))
         there = [path for shard in manifest.shards if (path := self.cache / shard.name).is_file()]
         self._sizes = {path.name: path.stat().st_size for path in there}
@@ -131,6 +143,15 @@ class Away:
                 *(self.address, self.room / 2**30),
             )
         return self._got(shard, self.patience)
+
+    def beside(self, name: str, folder: Path) -> Path:
+        """Fetch a file; of an outage one hears at once.
+
+        Raises:
+            ServiceError: there is no such file, or the store does not answer.
+        """
+        self.fetch(name, folder / name, patience=0)
+        return folder / name
 
     def ahead(self, shards: Sequence[Shard]) -> None:
         """Begin to fetch what is needed next as far as there is room, and make room."""
