@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from instructdiffusion.components.launcher import Killed, launch, sees_gpu
+from instructdiffusion.components.launcher import GRACE, Killed, launch, sees_gpu
 from instructdiffusion.components.trainjob import FromSecret, train_job
 from instructdiffusion.model.errors import ConfigError, ServiceError
 
@@ -66,6 +66,7 @@ def test_ranks_of_two_nodes_meet_and_the_first_one_is_heard(tmp_path: Path, monk
     assert (seen["PET_NNODES"], seen["PET_NPROC_PER_NODE"]) == ("2", "1")
     assert (seen["DS_ACCELERATOR"], seen["MINE"]) == ("cpu", "yes")
     assert seen["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+    assert float(seen["PET_SHUTDOWN_TIMEOUT"]) == GRACE  # a rank has as long to save as we wait
     assert int(seen["OMP_NUM_THREADS"]) >= 1
 
 

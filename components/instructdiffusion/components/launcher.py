@@ -153,7 +153,7 @@ def _environment(job: Mapping[str, Any], rank: int, port: int, logs: Path) -> di
         "PET_LOG_DIR": str((logs / f"node-{rank}").absolute()),
         "PET_REDIRECTS": "3",  # every rank's output and errors to files of its own,
         "PET_TEE": "0:3",  # and those of the node's first to the node's log too
-        "PET_SHUTDOWN_TIMEOUT": str(int(GRACE) - 5),  # torchrun kills its workers before we kill torchrun
+        "PET_SHUTDOWN_TIMEOUT": str(int(GRACE)),  # as long as torchrun gets from us; they die with it
     }
     operator = {
         "PET_NNODES": str(nodes),
