@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,15 @@ from safetensors.torch import load_file
 
 from instructdiffusion.model import network, recipes
 from instructdiffusion.model.config import override, parse
+from instructdiffusion.model.data.away import Away
 from instructdiffusion.model.data.latents import Latents, encode
+from instructdiffusion.model.data.shards import MANIFEST
 from instructdiffusion.model.engine import deepspeed_config, learning_rate
 from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.inputs import data_digest, inputs, settle
+from instructdiffusion.model.train import train
+from instructdiffusion.model.weights import model_digest
 
 
 def _train(run_file: Path, data: Path, model: Path, out: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
@@ -68,6 +75,60 @@ def test_two_processes_train_and_a_run_that_was_cut_off_ends_where_the_whole_one
     assert [row["step"] for row in summary["curve"]] == [1, 2, 3, 4]
     progress = [json.loads(line) for line in done.stdout.splitlines() if '"progress"' in line]
     assert progress[-1]["progress"] == progress[-1]["total"] == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "model", "difference"),
+    [
+        (["optim.learning_rate=0.1"], "data", "model", "optim.learning_rate=0.001, not 0.1"),
+        (["weights.x=2", "seed=1"], "data", "model", "seed=0, not 1; weights.x=None, not 2.0"),
+        ([], "other", "model", "its data is data, not other"),
+        ([], "data", "other", "its model is model, not other"),
+    ],
+)
+@pytest.mark.parametrize("held", ["training.json", "checkpoints/LATEST"])
+def test_a_folder_that_holds_another_training_is_refused_and_left_as_it_is(
+    held: str, settings: list[str], data: str, model: str, difference: str, tmp_path: Path
+) -> None:
+    run = recipes.smoke()
+    settle(tmp_path, run, inputs(run, "data", "model"))
+    write_atomic(tmp_path / held, "[]")
+    before, other = digest_of(tmp_path), override(run, settings)
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path} holds another training ({difference}); ")):
+        settle(tmp_path, other, inputs(other, data, model))
+    assert digest_of(tmp_path) == before
+
+
+def test_a_folder_takes_what_changes_nothing_that_is_learned_and_anything_while_it_holds_nothing(
+    tmp_path: Path,
+) -> None:
+    run = recipes.smoke()
+    settle(tmp_path, override(run, ["seed=7"]), inputs(run, "other", "other"))
+    settle(tmp_path, run, inputs(run, "data", "model"))
+    write_atomic(tmp_path / "training.json", "{}")
+    same = override(run, ["checkpoint_every=3", "optim.zero_stage=3", "optim.offload=all"])
+    settle(tmp_path, same, inputs(same, "data", ""))  # a model in memory has no digest
+    assert parse(json.loads((tmp_path / "run.json").read_text())) == same
+
+
+def test_a_data_set_has_one_digest_wherever_it_is(latents: Path, tmp_path: Path) -> None:
+    def fetch(name: str, to: Path, *, patience: float) -> None:
+        shutil.copyfile(latents / name, to)
+
+    assert data_digest(latents) == data_digest(Away("s3://x", fetch, tmp_path, 0)) == digest_of(latents / MANIFEST)
+    with pytest.raises(DataError, match=r"holds no manifest\.json: not a finished data set"):
+        data_digest(tmp_path)
+
+
+def test_a_training_that_is_done_is_returned_to_who_asks_for_it_alone(
+    latents: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    run, out = recipes.smoke(), tmp_path / "out"
+    settle(out, run, inputs(run, data_digest(latents), model_digest(tiny_folder)))
+    (out / "training.json").write_text("{}")
+    assert train(run, latents, tiny_folder, out) == out / "model"
+    with pytest.raises(DataError, match=r"/out holds another training \(seed=0, not 1\)"):
+        train(override(run, ["seed=1"]), latents, tiny_folder, out)
 
 
 def test_what_does_not_fit_is_one_line_and_no_traceback(latents: Path, tiny_folder: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from instructdiffusion.components.storage import Store
 from instructdiffusion.components.trainjob import FromSecret, train_job
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import atomic_directory, digest_of, write_atomic
+from instructdiffusion.model.inputs import INPUTS, RUN, inputs
 from instructdiffusion.model.latest import marks
 from instructdiffusion.model.weights import model_digest
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DONE = "DONE"  # written last: what the training was made from, and the digest of what it made
-INPUTS = "inputs.json"  # written first: a folder is resumed only by the training that began it
 CHECKPOINTS = "checkpoints"
 TRAINED_ON = "data/training"  # among the run's artifacts: the manifest of its data
 COPIES = "inputs"  # where nodes of a cluster find data and model: on the volume that they share with this step
@@ -90,22 +90,17 @@ def run(
     out = out.absolute()  # a node starts in a folder of its own
     asked = settings.training
     nodes, processes = nodes or asked.nodes, processes_per_node or asked.processes
-    config = recipe.model_dump_json(indent=1)
     with version(data, partial(Store.open, settings)) as folder:
         digest = data_digest(folder)
-    inputs = {
-        "run": "sha256:" + hashlib.sha256(config.encode()).hexdigest(),
-        "data": digest,
-        "model": model_digest(model),
-    }
-    if _is_done(out, inputs):
+    given = inputs(recipe, digest, model_digest(model))
+    if _is_done(out, given):
         log.info("%s is trained already", out)
         return finished(out)
-    _begin(out, inputs)
-    write_atomic(out / "run.json", config)
+    _begin(out, given)
+    write_atomic(out / RUN, recipe.model_dump_json(indent=1))
     remote = settings.backend == "cluster"
     here = _shared(out, data, model) if remote else (data, model)
-    job = _job(job_name(name, inputs), _command(out, *here), nodes, processes, env, asked)
+    job = _job(job_name(name, given), _command(out, *here), nodes, processes, env, asked)
     write_atomic(out / "job.json", json.dumps(job, indent=1))
     hears: Any = {"logs": out / "logs", "on_line": on_line, "on_event": None if report is None else relay(report)}
     if remote:
@@ -113,7 +108,7 @@ def run(
     with _kept(settings, job["metadata"]["name"], out / CHECKPOINTS):
         _launch_until_done(partial(cluster.launch if remote else launcher.launch, job, **hears), asked.launches, out)
     weights = finished(out)
-    write_atomic(out / DONE, json.dumps({"inputs": inputs, "digest": digest_of(weights)}, indent=1))
+    write_atomic(out / DONE, json.dumps({"inputs": given, "digest": digest_of(weights)}, indent=1))
     shutil.rmtree(out / COPIES, ignore_errors=True)
     return weights
 
@@ -236,7 +231,7 @@ def _shared(out: Path, data: Path | str, model: Path | None) -> tuple[Path | str
 
 def _command(out: Path, data: Path | str, model: Path | None) -> list[str]:
     command = ["python", "-m", "instructdiffusion.components.training_node"]
-    command += ["--run", str(out / "run.json"), "--data", str(data), "--out", str(out)]
+    command += ["--run", str(out / RUN), "--data", str(data), "--out", str(out)]
     return command if model is None else [*command, "--model", str(model)]
 
 

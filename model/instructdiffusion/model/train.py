@@ -33,14 +33,16 @@ from instructdiffusion.model.diffusion import Objective
 from instructdiffusion.model.errors import DataError, Interrupted
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.model.gauges import Gauges
+from instructdiffusion.model.inputs import data_digest, inputs, settle
 from instructdiffusion.model.latest import Done
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import SILENT, Clock, Reporter
 from instructdiffusion.model.samples import Samples
 from instructdiffusion.model.speed import Way
+from instructdiffusion.model.weights import model_digest
 
 log = logging.getLogger(__name__)
-MODEL, RUN, SUMMARY, ADAPTER = "model", "run.json", "training.json", "adapter"
+MODEL, SUMMARY, ADAPTER = "model", "training.json", "adapter"
 USUAL = 0.98  # share that the usual loss keeps of itself in a step
 BAD = "bad-batch-{rank}.safetensors"
 
@@ -55,12 +57,15 @@ def train(
     the last checkpoint; called again when done it does nothing.
 
     Raises:
-        DataError: data or model are missing, damaged, or don't fit each other; a checkpoint can't be written; the
+        DataError: data or model are missing, damaged, or don't fit each other; `out` holds a training of another run,
+            of other data or from another start; a checkpoint can't be written; the
             loss was a spike or no number for `run.optim.bad_steps` steps in a row, and the batch is kept in `out`.
         ServiceError: data that is elsewhere does not come any more; the last checkpoint is as it was.
         Interrupted: SIGTERM came to any process; the step was finished and saved.
     """
     data, out = Path(data) if isinstance(data, str) else data, Path(out)
+    if engine.is_first():
+        settle(out, run, inputs(run, data_digest(data), "" if isinstance(model, Model) else model_digest(model)))
     if (out / SUMMARY).is_file():
         return out / MODEL
     nets = model if isinstance(model, Model) else network.load(model)
@@ -127,8 +132,6 @@ def _start(run: Run, nets: Model, data: Path | Shards, batches: Batches[Any], ou
     ema = EMAModel(engine.held(wrapped), decay=run.ema_decay, foreach=True)
     null_tokens = null_tokens.to(wrapped.device)
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if rank == 0:
-        write_atomic(out / RUN, run.model_dump_json(indent=1))
     written = account.Account(out if run.account else None, rank)
     job = _Job(run, way, wrapped, ema, null_tokens, rank, world, stop, written, samples)
     job.step, job.before, job.usual = checkpoint.resume(out / "checkpoints", wrapped, ema.shadow_params)
