@@ -55,7 +55,7 @@ def deepspeed_config(run: Run, world_size: int) -> dict[str, Any]:
 
 
 def join() -> None:
-    """Join the processes that torchrun started, or be the only one."""
+    """Join the processes that torchrun started, or be the only one; each has the GPU of its place on the machine."""
     import deepspeed
     import deepspeed.ops
 
@@ -70,6 +70,8 @@ def join() -> None:
             "MASTER_PORT": str(_free_port()),
         }
         os.environ.update(alone)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # or all of a machine would meet on its first GPU
     deepspeed.init_distributed(
         dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False
     )
