@@ -13,7 +13,9 @@ from instructdiffusion.model.config import override
 from instructdiffusion.model.data.draws import Draws, figures
 from instructdiffusion.model.data.latents import Latents
 from instructdiffusion.model.data.mixture import AT_HAND, Heap, Mixture
+from instructdiffusion.model.engine import micro_batch
 from instructdiffusion.model.errors import ConfigError
+from instructdiffusion.model.train import parts
 
 SIZES = {"people": (3000, 0.37), "blurred": (700, 2.0), "scenes": (5000, 1.0), "rare": (90, 6.62), "off": (50, 0.0)}
 
@@ -55,14 +57,29 @@ def test_a_source_is_gone_through_before_it_begins_again() -> None:
             assert sorted(drawn[start : start + 1000]) == [*range(1000)]
 
 
-def test_a_resumed_run_and_any_number_of_processes_draw_the_same() -> None:
+def test_a_resumed_run_draws_the_same() -> None:
     whole = mixture().draws(range(20_000))
-    for batch, world in ((48, 1), (48, 2), (64, 4)):
-        steps = [mixture().draws(range(n * batch, (n + 1) * batch)) for n in (0, 3, 150, 20_000 // batch - 1)]
-        ranks = [[step[rank::world] for rank in range(world)] for step in steps]
-        for at, parts in zip((0, 3, 150, 20_000 // batch - 1), ranks, strict=True):
-            merged = [parts[i % world][i // world] for i in range(batch)]
-            assert merged == whole[at * batch : (at + 1) * batch]
+    for batch in (48, 64):
+        for step in (0, 3, 150, 20_000 // batch - 1):
+            places = range(step * batch, (step + 1) * batch)
+            assert mixture().draws(places) == whole[places.start : places.stop]
+
+
+@pytest.mark.parametrize("worlds", [*((world,) for world in range(1, 9)), (1, 2, 3, 4, 5, 6, 7, 8), (8, 3, 8, 1)])
+def test_an_epoch_takes_each_triplet_once_however_many_processes_share_it_and_if_they_change_on_the_way(
+    worlds: tuple[int, ...],
+) -> None:
+    run = override(recipes.smoke(), ["optim.batch_size=840", "optim.micro_batch=8"])
+    order = mixture({"one": (8 * 840, 1.0)})
+    taken = list[int]()
+    for step in range(8):
+        world = worlds[step % len(worlds)]
+        of_each = [parts(order, run, rank, world, step) for rank in range(world)]
+        assert {sum(map(len, some)) for some in of_each} == {840 // world}
+        assert {len(part) for some in of_each for part in some} == {micro_batch(run.optim, world)}
+        assert all(len(part) <= 8 for some in of_each for part in some)
+        taken += [number for some in of_each for part in some for number in part]
+    assert sorted(taken) == [*range(8 * 840)]
 
 
 def test_only_a_few_files_of_a_source_are_needed_at_a_time() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from instructdiffusion.model.config import Run
+from instructdiffusion.model.config import Optim, Run
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.loss_scale import LossScale
 
@@ -30,13 +30,7 @@ def deepspeed_config(run: Run, world_size: int) -> dict[str, Any]:
     Raises:
         ConfigError: the batch can't be shared out evenly, so some triplet would be left out.
     """
-    if run.optim.batch_size % world_size:
-        raise ConfigError(
-            f"optim.batch_size={run.optim.batch_size} can't be shared out evenly to {world_size} processes; "
-            "set either so that it divides"
-        )
-    share = run.optim.batch_size // world_size
-    micro = gcd(run.optim.micro_batch, share) if share > run.optim.micro_batch else share
+    micro = micro_batch(run.optim, world_size)
     zero: dict[str, Any] = {"stage": run.optim.zero_stage}
     if run.optim.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -45,13 +39,28 @@ def deepspeed_config(run: Run, world_size: int) -> dict[str, Any]:
     return {
         "train_batch_size": run.optim.batch_size,
         "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": share // micro,
+        "gradient_accumulation_steps": run.optim.batch_size // world_size // micro,
         "gradient_clipping": run.optim.clip if run.optim.zero_stage else 0.0,  # then `step` does it
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
+
+
+def micro_batch(optim: Optim, world_size: int) -> int:
+    """Triplets per process per forward pass, as many as asked for where that divides a process's part of a step.
+
+    Raises:
+        ConfigError: as `deepspeed_config`.
+    """
+    if optim.batch_size % world_size:
+        raise ConfigError(
+            f"optim.batch_size={optim.batch_size} can't be shared out evenly to {world_size} processes; "
+            "set either so that it divides"
+        )
+    share = optim.batch_size // world_size
+    return gcd(optim.micro_batch, share) if share > optim.micro_batch else share
 
 
 def join() -> None:

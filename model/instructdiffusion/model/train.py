@@ -153,13 +153,24 @@ def learn(run: Run, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> 
             text_encoder.gradient_checkpointing_enable()
 
 
+def parts(order: Mixture, run: Run, rank: int, world: int, step: int) -> list[list[int]]:
+    """The numbers of the triplets that a process takes in a step, counted from 0, one micro-batch after another.
+
+    All processes together take every draw of the step once, however many they are.
+
+    Raises:
+        ConfigError: they can't share out a step evenly.
+    """
+    size, micro = run.optim.batch_size, engine.micro_batch(run.optim, world)
+    mine = order.draws(range(step * size, (step + 1) * size))[rank::world]
+    return [mine[start : start + micro] for start in range(0, len(mine), micro)]
+
+
 def _parts(job: _Job, batches: Batches[Any], mixture: Mixture) -> Iterator[list[int]]:
-    """The numbers of this process's triplets from here to the end, one micro-batch after another."""
-    size, micro = job.run.optim.batch_size, job.engine.train_micro_batch_size_per_gpu()
-    for first in range(job.step * size, job.run.optim.steps * size, size):
-        batches.expect(mixture, first, size)
-        numbers = mixture.draws(range(first, first + size))[job.rank :: job.world]
-        yield from (numbers[start : start + micro] for start in range(0, len(numbers), micro))
+    """Those of this process from here to the end."""
+    for step in range(job.step, job.run.optim.steps):
+        batches.expect(mixture, step * job.run.optim.batch_size, job.run.optim.batch_size)
+        yield from parts(mixture, job.run, job.rank, job.world, step)
 
 
 def _step(job: _Job, batches: Batches[Any], stream: Iterator[Batch], out: Path) -> None:
