@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from instructdiffusion.model import recipes
+from instructdiffusion.model import account, recipes
 from instructdiffusion.model.config import Run, override
 from instructdiffusion.model.data.latents import Latents
 from instructdiffusion.model.data.shards import Manifest
@@ -93,6 +93,18 @@ def test_a_disk_that_is_full_ends_the_training_in_one_line_with_the_checkpoint_b
     (newest, _) = json.loads((tmp_path / "out/checkpoints/LATEST").read_text())
     assert newest["step"] == 2
     assert digest_of(tmp_path / "out/checkpoints" / newest["tag"]) == newest["digest"]
+
+
+def test_an_account_on_a_disk_that_is_full_is_one_line_and_what_was_written_stays(tmp_path: Path) -> None:
+    written, (soft, hard) = account.Account(tmp_path, 0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    written.add(1, [3, 4])
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+        with pytest.raises(DataError, match=r"can't write .*account-0\.jsonl: .*; free space"):
+            written.add(2, [*range(100)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert account.read(tmp_path) == {1: [3, 4]}
 
 
 def test_triplets_whose_loss_is_no_number_are_left_out_and_too_many_in_a_row_are_kept_and_end_the_training(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from instructdiffusion.model.files import write_atomic
+from instructdiffusion.model.files import append_line, write_atomic
 
 FILE = "account-{rank}.jsonl"
 
@@ -21,11 +21,13 @@ class Account:
         self._path = None if folder is None else folder / FILE.format(rank=rank)
 
     def add(self, step: int, numbers: list[int]) -> None:
-        """A step, counted from 1, was done on the triplets of these numbers."""
+        """A step, counted from 1, was done on the triplets of these numbers.
+
+        Raises:
+            DataError: the disk is full or the folder can't be written.
+        """
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
-                file.write(json.dumps({"step": step, "numbers": numbers}) + "\n")
+            append_line(self._path, json.dumps({"step": step, "numbers": numbers}))
 
 
 def strike_out(folder: Path, after: int) -> None:
