@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from instructdiffusion.model import checkpoint, engine, recipes
@@ -59,6 +60,17 @@ def go_on_with(folder: Path, orders: list[str]) -> None:
         name, _, steps = order.partition("=")
         for stage in STAGES:
             go_on(folder / f"{name}-{stage}", stage, int(steps))
+
+
+def state(folder: Path, step: int) -> dict[str, Tensor]:
+    """All tensors of a checkpoint by kind and name, whichever process wrote them."""
+    files = (folder / f"step-{step:07d}").glob("*.safetensors")
+    return {f"{f.stem.rpartition('-')[0]} {name}": tensor for f in files for name, tensor in load_file(f).items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether the same tensors are in both, to the last bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 if __name__ == "__main__":

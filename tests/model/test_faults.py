@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from faults import overflow, spoil
+from resharding import same, state
+from safetensors.torch import load_file
 
-from instructdiffusion.model import account, recipes
+from instructdiffusion.model import account, curve, network, recipes
 from instructdiffusion.model.config import Run, override
 from instructdiffusion.model.data.latents import Latents
-from instructdiffusion.model.data.shards import Manifest
 from instructdiffusion.model.engine import deepspeed_config
 from instructdiffusion.model.errors import ConfigError, DataError, Interrupted
 from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.loss_scale import FIRST
+from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import Silent
 from instructdiffusion.model.train import train
 
@@ -114,11 +116,11 @@ def test_triplets_whose_loss_is_no_number_are_left_out_and_too_many_in_a_row_are
     (first, *_) = opened.mixture(0, {}).draws(range(4))
     spoil(latents, [first])
     train(run_of("optim.steps=3"), latents, tiny_folder, tmp_path / "one", Silent())
-    assert "step 1: the loss is a spike or no number" in caplog.text
+    assert "step 1 is left out: the loss is a spike or no number for some of triplets" in caplog.text
     assert all(value.isfinite().all() for value in weights(tmp_path / "one").values())
 
     spoil(latents, range(len(opened)))
-    with pytest.raises(DataError, match=r"no number in 2 steps in a row, last in step 2 .*bad-batch-0\.safetensors"):
+    with pytest.raises(DataError, match=r"2 steps in a row .* step 2: the loss .*bad-batch-0\.safetensors"):
         train(run_of("optim.bad_steps=2"), latents, tiny_folder, tmp_path / "all", Silent())
     kept = load_file(tmp_path / "all/bad-batch-0.safetensors")
     assert kept["numbers"].tolist() == opened.mixture(0, {}).draws(range(4, 8))
@@ -130,11 +132,119 @@ def test_a_spike_of_the_loss_is_left_out_and_is_none_of_what_is_usual(
     (number,) = Latents.open(latents).mixture(0, {}).draws(range(9, 10))  # in the third step
     spoil(latents, [number], 1e4)
     train(run_of("optim.spike=50", "diffusion.relative=false"), latents, tiny_folder, tmp_path / "out", Silent())
-    assert "step 3: the loss is a spike or no number" in caplog.text
+    assert "step 3 is left out: the loss is a spike or no number" in caplog.text
     losses = [row.get("loss") for row in json.loads((tmp_path / "out/training.json").read_text())["curve"]]
     assert losses[2] is None
     assert all(loss < 100 for loss in losses if loss is not None)
     assert "step 4" not in caplog.text
+
+
+STAGES = [[f"optim.zero_stage={stage}"] for stage in range(4)]
+SOME = [STAGES[0], STAGES[1], pytest.param(STAGES[3], marks=pytest.mark.slow)]
+OFFLOADED = ["optim.zero_stage=2", "optim.offload=optimizer"]
+HALVES = ["optim.micro_batch=2", "checkpoint_every=1", "samples_every=0"]  # of a step, and all of it is seen
+
+
+@pytest.mark.parametrize("settings", [*STAGES, OFFLOADED], ids=" ".join)
+def test_a_gradient_that_is_no_number_moves_nothing(
+    settings: list[str], latents: Path, tiny: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    overflow(tiny, {2})  # the first half of the second step
+    with pytest.raises(Interrupted, match="after step 2"):
+        train(run_of(*HALVES, "account=true", *settings), latents, tiny, tmp_path, At(2, stop_now))
+    before, after = state(tmp_path / "checkpoints", 1), state(tmp_path / "checkpoints", 2)
+    assert {name.split()[0] for name in before} == {"weight", "average", "exp_avg", "exp_avg_sq"}
+    assert same(before, after)
+    assert "step 2 is left out: the gradient is no number, though every loss is" in caplog.text
+    assert account.read(tmp_path) == {1: Latents.open(latents).mixture(0, {}).draws(range(4)), 2: []}
+    assert ["gradient_norm" in row and "loss" in row for row in curve.read(tmp_path)] == [True, False]
+
+
+@pytest.mark.parametrize("settings", SOME, ids=" ".join)
+def test_a_first_step_that_is_left_out_is_saved_and_gone_on_from(
+    settings: list[str], latents: Path, tiny: Model, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = {f"weight unet.{name}": value.clone() for name, value in tiny.unet.state_dict().items()}
+    overflow(tiny, {1})
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted, match="after step 1"):
+        train(run_of(*HALVES, *settings), latents, tiny, out, At(1, stop_now))
+    saved = state(out / "checkpoints", 1)
+    assert all(torch.equal(value, saved[name]) for name, value in begun.items())
+    assert not any(value.any() for name, value in saved.items() if name.startswith("exp_avg"))
+    train(run_of(*HALVES, *settings), latents, tiny_folder, out, Silent())
+    assert caplog.text.count("is left out") == 1
+
+
+@pytest.mark.parametrize("settings", SOME, ids=" ".join)
+def test_a_training_that_left_a_step_out_is_resumed_to_the_last_bit(
+    settings: list[str], latents: Path, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoil(latents, Latents.open(latents).mixture(0, {}).draws(range(6, 7)))
+    run = run_of(*HALVES, "optim.steps=3", *settings)
+    train(run, latents, tiny_folder, tmp_path / "whole", Silent())
+    assert caplog.text.count("is left out") == caplog.text.count("step 2 is left out") == 1
+    with pytest.raises(Interrupted):
+        train(run, latents, tiny_folder, tmp_path / "cut", At(2, stop_now))
+    train(run, latents, tiny_folder, tmp_path / "cut", Silent())
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_an_overflow_of_halves_moves_nothing_but_the_scale_and_is_no_bad_step(
+    latents: Path, tiny: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    overflow(tiny, {2})
+    factor = "buffer loss_scale.factor"
+    run = run_of(*HALVES, "optim.precision=fp16", "optim.bad_steps=1")
+    with pytest.raises(Interrupted, match="after step 2"):
+        train(run, latents, tiny, tmp_path, At(2, stop_now))
+    assert "step 2 is left out: a gradient is too large for fp16, and the loss scaled by 32768" in caplog.text
+    before, after = state(tmp_path / "checkpoints", 1), state(tmp_path / "checkpoints", 2)
+    assert [before.pop(factor), after.pop(factor)] == [FIRST, FIRST / 2]
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if not name.startswith("buffer"))
+
+
+def test_gradients_without_numbers_end_a_training_and_so_do_weights_which_no_triplet_is_blamed_for(
+    latents: Path, tiny: Model, tiny_folder: Path, tmp_path: Path
+) -> None:
+    overflow(tiny, set(range(100)))
+    with pytest.raises(DataError, match=r"2 steps in a row .* step 2: the gradient is no number, though") as caught:
+        train(run_of("optim.bad_steps=2"), latents, tiny, tmp_path / "gradients", Silent())
+    assert "\n" not in str(caught.value)
+    broken = network.load(tiny_folder)
+    with torch.no_grad():
+        next(iter(broken.unet.parameters()))[0] = float("nan")
+    with pytest.raises(DataError, match="the weights that the training began with are no numbers"):
+        train(run_of("optim.bad_steps=2"), latents, broken, tmp_path / "weights", Silent())
+    assert not [*tmp_path.glob("*/bad-batch*")]
+
+
+@pytest.mark.parametrize("settings", SOME, ids=" ".join)
+def test_a_training_told_to_stop_within_a_step_forgets_it_and_does_it_again(
+    settings: list[str], latents: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    run = run_of("optim.steps=3", "optim.micro_batch=2", "account=true", "samples_every=0", *settings)
+    stopping, count = network.load(tiny_folder), iter(range(100))
+    stopping.unet.register_forward_hook(lambda *_: stop_now() if next(count) == 2 else None)
+    with pytest.raises(Interrupted, match="after step 1 of 3"):
+        train(run, latents, stopping, tmp_path / "cut", Silent())
+    assert next(count) == 3  # nothing was computed after
+    assert [*account.read(tmp_path / "cut")] == [1]
+    for name in ("cut", "whole"):
+        train(run, latents, tiny_folder, tmp_path / name, Silent())
+    assert all(
+        torch.equal(value, weights(tmp_path / "whole")[name]) for name, value in weights(tmp_path / "cut").items()
+    )
+
+
+def test_a_training_told_to_stop_before_its_first_step_is_done_begins_again(
+    latents: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    stopping = network.load(tiny_folder)
+    stopping.unet.register_forward_hook(lambda *_: stop_now())
+    with pytest.raises(Interrupted, match="after step 0 of 4"):
+        train(run_of("optim.micro_batch=2", "samples_every=0"), latents, stopping, tmp_path / "out", Silent())
+    assert not (tmp_path / "out/checkpoints").exists()
 
 
 @pytest.mark.slow
@@ -169,16 +279,3 @@ def test_what_waits_elsewhere_is_told_to_deepspeed_and_needs_a_stage() -> None:
     assert config["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
     with pytest.raises(ConfigError, match=r"optim\.offload=all needs optim\.zero_stage=3"):
         run_of("optim.offload=all")
-
-
-def spoil(folder: Path, numbers: Any, value: float = float("nan")) -> None:
-    """Make the targets of some triplets no numbers, or others."""
-    manifest = Manifest.load(folder)
-    assert len(manifest.shards) == 1
-    path = folder / manifest.shards[0].name
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    for number in numbers:
-        tensors["target"][number] = value
-    save_file(tensors, path, metadata)

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 import resharding
 import torch
-from resharding import STAGES
-from safetensors.torch import load_file
-from torch import Tensor
+from resharding import STAGES, same, state
 
 pytest.importorskip("deepspeed")
 pytestmark = [
@@ -59,13 +57,3 @@ def go_on(folder: Path, processes: int, *orders: str) -> None:
 def copy(folder: Path, name: str, to: str) -> None:
     for stage in STAGES:
         shutil.copytree(folder / f"{name}-{stage}", folder / f"{to}-{stage}")
-
-
-def state(folder: Path, step: int) -> dict[str, Tensor]:
-    """All tensors of a checkpoint by kind and name, whichever process wrote them."""
-    files = (folder / f"step-{step:07d}").glob("*.safetensors")
-    return {f"{f.stem.rpartition('-')[0]} {name}": tensor for f in files for name, tensor in load_file(f).items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -20,7 +20,7 @@ from instructdiffusion.model.data.ahead import ahead
 from instructdiffusion.model.data.latents import Latents
 from instructdiffusion.model.diffusion import Objective
 from instructdiffusion.model.errors import Interrupted
-from instructdiffusion.model.loss_scale import FIRST, GROWS, LossScale
+from instructdiffusion.model.loss_scale import FIRST, GROWS, LEAST, LossScale
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import Silent
 from instructdiffusion.model.speed import Speed, Way, fastest, measured, use, ways
@@ -92,22 +92,21 @@ def test_halves_lose_about_the_same_and_their_small_gradients_do_not_vanish(obje
     torch.testing.assert_close(found, loss, rtol=0.02, atol=0)
     for one, other in zip(same, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=0.1, atol=0.02 * float(other.abs().max()) + 1e-6)
-    assert not objective.loss_scale.overflowed()
 
 
-def test_an_overflow_counts_nothing_and_halves_the_scale_which_grows_again() -> None:
+def test_an_overflow_stays_no_number_and_halves_the_scale_which_grows_again() -> None:
     weight = torch.nn.Parameter(torch.ones(3))
     scale = LossScale([weight])
     torch.autograd.backward((weight * torch.tensor([1.0, float("inf"), 2.0]) * scale.factor).sum())
     assert weight.grad is not None
-    assert weight.grad.tolist() == [1.0, 0.0, 2.0]
-    assert scale.overflowed()
-    scale.update(overflow=True)
+    assert weight.grad.tolist() == [1.0, float("inf"), 2.0]
+    assert scale.shrink()
     assert scale.factor == FIRST / 2
-    assert not scale.overflowed()
     for _ in range(GROWS):
-        scale.update(overflow=False)
+        scale.grow()
     assert scale.factor == FIRST
+    assert [scale.shrink() for _ in range(17)] == [True] * 16 + [False]  # then it is not to blame
+    assert scale.factor == LEAST
     assert {"factor", "fine"} == set(scale.state_dict())  # a checkpoint holds both
 
 

@@ -8,13 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from faults import spoil
 from safetensors.torch import load_file
 
-from instructdiffusion.model import network, recipes
+from instructdiffusion.model import curve, network, recipes
 from instructdiffusion.model.config import override, parse
 from instructdiffusion.model.data.away import Away
 from instructdiffusion.model.data.latents import Latents, encode
@@ -75,6 +77,29 @@ def test_two_processes_train_and_a_run_that_was_cut_off_ends_where_the_whole_one
     assert [row["step"] for row in summary["curve"]] == [1, 2, 3, 4]
     progress = [json.loads(line) for line in done.stdout.splitlines() if '"progress"' in line]
     assert progress[-1]["progress"] == progress[-1]["total"] == 4
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_on_one_process_makes_all_leave_the_step_out_and_gauges_are_of_all(
+    latents: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    opened = Latents.open(latents)
+    drawn = [opened.mixture(0, {}).draws(range(i, i + 4)) for i in range(0, 16, 4)]
+    spoil(latents, drawn[1][1:2])  # of the second process
+    run = override(recipes.smoke(), ["account=true", "samples_every=0", "optim.zero_stage=2"])
+    (tmp_path / "run.json").write_text(run.model_dump_json())
+    done = _train(tmp_path / "run.json", latents, tiny_folder, tmp_path / "out", processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "step 2 is left out: the loss is a spike or no number for some of another process's triplets" in done.stderr
+    for rank in (0, 1):
+        written = [json.loads(line) for line in (tmp_path / f"out/account-{rank}.jsonl").read_text().splitlines()]
+        assert [row["numbers"] for row in written] == [drawn[0][rank::2], [], drawn[2][rank::2], drawn[3][rank::2]]
+    for step, row in enumerate(curve.read(tmp_path / "out")):
+        tasks = Counter(opened.tasks[drawn[step]].tolist()) if step != 1 else Counter[str]()
+        told = {name.removeprefix("loss/"): value for name, value in row.items() if name.startswith("loss/")}
+        assert told.keys() == tasks.keys()
+        if told:
+            assert row["loss"] == pytest.approx(sum(told[task] * count for task, count in tasks.items()) / 4)
 
 
 @pytest.mark.parametrize(

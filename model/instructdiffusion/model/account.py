@@ -21,7 +21,7 @@ class Account:
         self._path = None if folder is None else folder / FILE.format(rank=rank)
 
     def add(self, step: int, numbers: list[int]) -> None:
-        """A step, counted from 1, was done on the triplets of these numbers.
+        """A step, counted from 1, was done on the triplets of these numbers; on none if it was left out.
 
         Raises:
             DataError: the disk is full or the folder can't be written.

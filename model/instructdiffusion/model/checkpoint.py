@@ -41,6 +41,8 @@ def save(folder: Path, engine: Any, average: list[Tensor], done: Done) -> None:
     if first_process:
         shutil.rmtree(folder / tag, ignore_errors=True)  # what a process was writing when it was killed
     torch.distributed.barrier()
+    if done.step == done.left_out:
+        shares.begin_moments(engine, 0)  # no step has made them yet
     try:
         (folder / tag).mkdir(parents=True, exist_ok=True)
         for kind in shares.KINDS:
@@ -81,7 +83,7 @@ def resume(folder: Path, engine: Any, average: list[Tensor]) -> Done:
         if isinstance(mark, str):
             raise DataError(mark)
         with _open(folder / mark["tag"]) as tensors:
-            shares.load(engine, tensors, average, mark["step"])
+            shares.load(engine, tensors, average, mark["step"] - mark["left_out"])
     except Exception as error:  # whatever a file of another training happens to break
         raise DataError(
             f"checkpoint {folder} can't be resumed ({_line(error)}); delete that folder to start over"

@@ -124,11 +124,11 @@ class Optim(Section):
         "none", description="what waits in the CPU's memory: nothing, the optimizer's state, or that and the weights"
     )
     spike: float = Field(
-        0.0, description="a loss so many times the usual one is left out, as one that is no number is; 0: none", ge=0
+        0.0,
+        description="a step with a loss so many times the usual one is left out, as one without a number is; 0: none",
+        ge=0,
     )
-    bad_steps: int = Field(
-        3, description="steps in a row with a loss that is left out, before the training stops", ge=1
-    )
+    bad_steps: int = Field(3, description="steps in a row that are left out before the training stops", ge=1)
     gradient_checkpointing: bool = Field(
         False, description="compute activations again instead of keeping them: a third slower, far less memory"
     )

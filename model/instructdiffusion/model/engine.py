@@ -8,7 +8,8 @@ import signal
 import socket
 import threading
 from collections.abc import Sequence
-from math import gcd
+from functools import cache
+from math import gcd, nan
 from typing import Any, Self
 
 import torch
@@ -105,12 +106,16 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def backward(engine: Any, loss: torch.Tensor) -> None:
-    """Add a loss's gradients to those of the step; in fp16 through its scale."""
+def backward(engine: Any, loss: torch.Tensor, fine: torch.Tensor) -> None:
+    """Add a loss's gradients to those of the step; in fp16 through its scale.
+
+    Args:
+        fine: whether the loss may count, a flag beside it. If not, its gradients are no numbers: those of all processes
+            are added up, so that `step` leaves the step out on each of them, and nobody had to be asked.
+    """
     scale: LossScale | None = engine.module.loss_scale
+    loss = loss * torch.where(fine, 1.0, nan)
     engine.backward(loss if scale is None else loss * scale.factor)
-    if scale is not None:
-        scale.update(any_process(scale.overflowed()))
 
 
 class Stop:
@@ -135,7 +140,7 @@ class Stop:
         self._told = True
 
     def on_any(self) -> bool:
-        """Whether any process was told, the same answer on all; every process asks at the same step."""
+        """Whether any process was told, the same answer on all; every process asks before each micro-batch."""
         return any_process(self._told)
 
 
@@ -146,26 +151,35 @@ def any_process(flag: bool) -> bool:
 
 def largest(values: Sequence[float]) -> list[float]:
     """Of each value the largest of any process; all of them ask."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = torch.tensor([float(value) for value in values], device=device, dtype=torch.float64)
-    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-    return [float(value) for value in found]
+    return _over_all(values, torch.distributed.ReduceOp.MAX)
 
 
-def step(engine: Any, clip: float) -> Any:
-    """One step of the optimizer, or one more part of its batch; returns the norm of the gradient before it is cut."""
-    if engine.zero_optimization():
+def totals(values: Sequence[float]) -> list[float]:
+    """Of each value the sum over all processes, the same on each; all of them ask."""
+    return _over_all(values, torch.distributed.ReduceOp.SUM)
+
+
+def step(engine: Any, clip: float) -> float | None:
+    """One step of the optimizer, or one more part of its batch: that has no norm yet.
+
+    Returns the norm of the step's gradient before it is cut, which all processes have added up: the same on each. If it
+    is no number, the step is left out: the gradient is dropped, weights and AdamW's sums stay as they are.
+    """
+    if not engine.is_gradient_accumulation_boundary():
         engine.step()
-        return engine.get_global_grad_norm()
-    norm = None
-    if engine.is_gradient_accumulation_boundary():
-        weights = [p for p in engine.module.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(p.grad for p in weights if p.grad is not None)
-        # DeepSpeed would take the norm again, and go over all gradients whether they are to be cut or not.
-        if norm > clip:
-            nn.utils.clip_grads_with_norm_(weights, clip, norm)
+        return None
+    if engine.zero_optimization():
+        engine.step()  # looks at the norm itself, and drops such a gradient
+        return float(engine.get_global_grad_norm())
+    weights = [p for p in engine.module.parameters() if p.grad is not None]
+    # DeepSpeed would go over all gradients to cut them, whether they are to be cut or not.
+    norm = nn.utils.get_total_norm(p.grad for p in weights if p.grad is not None)
+    if not norm.isfinite():
+        engine.zero_grad()  # AdamW leaves alone what has no gradient
+    elif norm > clip:
+        nn.utils.clip_grads_with_norm_(weights, clip, norm)
     engine.step()
-    return norm
+    return float(norm)
 
 
 def distance(engine: Any, average: Sequence[torch.Tensor]) -> float:
@@ -182,14 +196,6 @@ def distance(engine: Any, average: Sequence[torch.Tensor]) -> float:
         torch.distributed.all_reduce(squares)
     apart, length = squares.sqrt().tolist()
     return float(apart / max(length, 1e-12))
-
-
-def mean_over_all(values: list[float]) -> float:
-    """The mean of the values of all processes, the same on each; 0 if there are none."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    told = torch.tensor([sum(values), len(values)], dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(told)
-    return float(told[0] / told[1].clamp(min=1))
 
 
 def held(engine: Any) -> list[nn.Parameter]:
@@ -234,6 +240,18 @@ def learning_rate(run: Run, step: int) -> float:
         return optim.learning_rate * min(1.0, (optim.steps - step) / max(1.0, WSD_TAIL * optim.steps))
     done = (step - optim.warmup) / max(1, optim.steps - optim.warmup)
     return optim.learning_rate * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(1.0, done)))))
+
+
+def _over_all(values: Sequence[float], how: Any) -> list[float]:
+    told = torch.tensor([float(value) for value in values], dtype=torch.float64)
+    torch.distributed.all_reduce(told, how, group=_words())
+    return [float(value) for value in told]
+
+
+@cache
+def _words() -> Any:
+    """What processes tell each other single numbers by: over NCCL, each of them would have to wait for its GPU."""
+    return torch.distributed.new_group(backend="gloo")
 
 
 def _free_port() -> int:

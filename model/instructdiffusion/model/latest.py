@@ -20,6 +20,7 @@ class Done(NamedTuple):
     step: int = 0  # optimizer steps
     seconds: float = 0.0
     loss: float = 0.0  # the usual one; 0: not known
+    left_out: int = 0  # of the steps: those that moved nothing
 
 
 def newest_whole(folder: Path) -> Mark | str | None:
@@ -42,6 +43,7 @@ def marks(folder: Path) -> list[Mark]:
     """The checkpoints that `LATEST` names, newest first; none if it can't be read."""
     try:
         found = json.loads((folder / LATEST).read_text())
-        return [{name: mark[name] for name in ("tag", "digest", *Done._fields)} for mark in found]
+        # An earlier version's marks don't tell how many steps were left out: none was.
+        return [{name: {"left_out": 0, **mark}[name] for name in ("tag", "digest", *Done._fields)} for mark in found]
     except (OSError, ValueError, TypeError, KeyError):
         return []

@@ -22,26 +22,21 @@ class LossScale(nn.Module):
         """Take care of the gradients of `weights`, from here on."""
         super().__init__()
         self.register_buffer("factor", torch.tensor(FIRST))
-        self.register_buffer("fine", torch.tensor(0))  # steps in a row in which every gradient was a number
+        self.register_buffer("fine", torch.tensor(0))  # steps since the last that was left out for an overflow
         self.factor: Tensor
         self.fine: Tensor
-        self.overflows: list[Tensor] = []
         for weight in weights:
-            weight.register_hook(self._unscale)
+            weight.register_hook(lambda gradient: gradient / self.factor)  # what overflowed stays no number
 
-    def update(self, overflow: bool) -> None:
-        """Half as much after an overflow, which counts nothing; twice as much after many steps without any."""
-        self.overflows.clear()
-        if overflow:
-            self.fine.zero_()
-            self.factor.div_(2).clamp_(min=LEAST)
-        elif self.fine.add_(1) % GROWS == 0:
+    def grow(self) -> None:
+        """Told of a step whose gradient was a number: twice as much after many of them."""
+        if self.fine.add_(1) % GROWS == 0:
             self.factor.mul_(2)
 
-    def overflowed(self) -> bool:
-        """Whether any gradient of this process was no number since the last update."""
-        return bool(self.overflows) and bool(torch.stack(self.overflows).any())
-
-    def _unscale(self, gradient: Tensor) -> Tensor:
-        self.overflows.append(~gradient.isfinite().all())
-        return (gradient / self.factor).nan_to_num(0.0, 0.0, 0.0)
+    def shrink(self) -> bool:
+        """Told of a step that an overflow left out: half as much; False where it can't be less, so is not to blame."""
+        self.fine.zero_()
+        if self.factor <= LEAST:
+            return False
+        self.factor.div_(2).clamp_(min=LEAST)
+        return True

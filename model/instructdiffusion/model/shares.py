@@ -40,11 +40,11 @@ def load(engine: Any, tensors: Any, average: list[Tensor], step: int) -> None:
     Args:
         tensors: by (kind, name), whole; each is asked for once.
         average: is overwritten.
-        step: optimizer steps that were done.
+        step: optimizer steps that moved the weights.
     """
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-    _begin_moments(engine, step)
+    begin_moments(engine, step)
     for name, buffer in buffers(engine).items():
         buffer.copy_(tensors("buffer", name))
     for (name, weight), mean in zip(_learning(engine), average, strict=True):
@@ -65,6 +65,26 @@ def load(engine: Any, tensors: Any, average: list[Tensor], step: int) -> None:
                 safe_set_full_optimizer_state(weight, value, kind)
 
 
+def begin_moments(engine: Any, step: int) -> None:
+    """Make AdamW's state as after so many steps, its sums still nothing; it makes it itself only in its first step."""
+    from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+    outer = engine.optimizer
+    inner = outer.optimizer if engine.zero_optimization() else outer
+    if engine.zero_optimization_partition_weights():
+        flat = outer.fp32_partitioned_groups_flat
+    elif engine.zero_optimization():
+        flat = outer.single_partition_of_fp32_groups
+    else:
+        flat = [weight for _, weight in _learning(engine)]
+    for tensor in flat:
+        moments = {kind: torch.zeros_like(tensor) for kind in MOMENTS}
+        inner.state[tensor] = {"step": torch.tensor(float(step), device=tensor.device), **moments}
+    if engine.zero_optimization() and not engine.zero_optimization_partition_weights():
+        for weights, tensor in zip(outer.bit16_groups, flat, strict=True):
+            lazy_init_hp_params_optimizer_state(weights, tensor, inner.state)
+
+
 def buffers(engine: Any) -> dict[str, Tensor]:
     """What the module keeps besides its weights, the same on every process: the factor of the loss in 16 bits."""
     weights = {name for name, _ in engine.module.named_parameters(remove_duplicate=False)}
@@ -82,26 +102,6 @@ def _moment(engine: Any, weight: nn.Parameter, kind: str) -> Tensor:
         return safe_get_full_optimizer_state(weight, kind)
     moment: Tensor = engine.optimizer.state[weight][kind]
     return moment
-
-
-def _begin_moments(engine: Any, step: int) -> None:
-    """Make AdamW's state, which it makes itself only in its first step."""
-    from deepspeed.utils import lazy_init_hp_params_optimizer_state
-
-    outer = engine.optimizer
-    inner = outer.optimizer if engine.zero_optimization() else outer
-    if engine.zero_optimization_partition_weights():
-        flat = outer.fp32_partitioned_groups_flat
-    elif engine.zero_optimization():
-        flat = outer.single_partition_of_fp32_groups
-    else:
-        flat = [weight for _, weight in _learning(engine)]
-    for tensor in flat:
-        moments = {kind: torch.zeros_like(tensor) for kind in MOMENTS}
-        inner.state[tensor] = {"step": torch.tensor(float(step), device=tensor.device), **moments}
-    if engine.zero_optimization() and not engine.zero_optimization_partition_weights():
-        for weights, tensor in zip(outer.bit16_groups, flat, strict=True):
-            lazy_init_hp_params_optimizer_state(weights, tensor, inner.state)
 
 
 def _part(weight: Any, kind: str) -> Tensor:
