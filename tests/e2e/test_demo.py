@@ -138,9 +138,7 @@ def test_the_page_of_a_version_is_what_a_lead_sees(demo: Demo, tmp_path: Path) -
     with mlflow_server(demo.out / "tracker") as server, opened(1066, 1480) as (page, _):
         page.goto(f"{server.address}/#/models/instructdiffusion/versions/2")
         page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
-        page.wait_for_function(
-            "[...document.images].some(picture => picture.alt.includes('held-out') && picture.naturalWidth)"
-        )
+        page.wait_for_function("document.querySelector('img[src*=sheet-small]')?.naturalWidth")
         page.screenshot(path=kept)
         text = page.locator("body").inner_text()
     assert "Held against version 1, the champion then." in text

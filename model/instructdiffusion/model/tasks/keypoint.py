@@ -88,7 +88,7 @@ class Keypoint(Task):
         target = source.astype(np.float32)
         for joint, color in ask.marks:
             x, y = label["joints"][joint]
-            cover = _disc(source.shape[0], x, y)[..., None]
+            cover = _disc(source.shape, x, y)[..., None]
             target = target * (1 - cover) + cover * np.array(MARKS[color], np.float32)
         return target.round().astype(np.uint8)
 
@@ -140,10 +140,10 @@ def _shows(instances: np.ndarray, x: float, y: float) -> bool:
     return 0 <= column < side and 0 <= row < side and int(instances[row, column]) in (0, 1)
 
 
-def _disc(side: int, x: float, y: float) -> np.ndarray:
-    """How much of each pixel a disc at (x, y) covers, 0..1."""
-    ys, xs = np.mgrid[:side, :side]
-    return np.asarray(np.clip(radius_of(side) + 0.5 - np.hypot(xs - x, ys - y), 0, 1), np.float32)
+def _disc(shape: tuple[int, ...], x: float, y: float) -> np.ndarray:
+    """How much of each pixel a disc at (x, y) covers, 0..1, in a picture of so many rows and columns."""
+    ys, xs = np.mgrid[: shape[0], : shape[1]]
+    return np.asarray(np.clip(radius_of(shape[0]) + 0.5 - np.hypot(xs - x, ys - y), 0, 1), np.float32)
 
 
 def _centroid(votes: np.ndarray, x: int, y: int, reach: int) -> tuple[float, float]:
@@ -160,11 +160,11 @@ def _settled(near: np.ndarray, x: float, y: float) -> tuple[float, float]:
     Where a black disc lies half on something dark, what changed is the other half. A cloud stays where it is.
     """
     for _ in range(SHIFTS):
-        cover = _disc(near.shape[0], x, y)
+        cover = _disc(near.shape, x, y)
         inked = cover * near
         if inked.sum() < SOLID * cover.sum():
             break
-        ys, xs = np.mgrid[: near.shape[0], : near.shape[1]]
+        ys, xs = np.indices(near.shape)
         x, y = float((xs * inked).sum() / inked.sum()), float((ys * inked).sum() / inked.sum())
     return round(x, 2), round(y, 2)
 
