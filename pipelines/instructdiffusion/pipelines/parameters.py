@@ -19,8 +19,8 @@ FULL: dict[str, int] = {
     "prompts": 20,
     "edits": 4,
     "held_out_edits": 1,
-    "train_steps": 30,
-    "align_steps": 40,
+    "train_steps": 20,
+    "align_steps": 24,
 }
 #: Where a step takes three times as long.
 SLOWER: Mapping[str, int] = FULL | {"edits": 3, "train_steps": 10, "align_steps": 14}
