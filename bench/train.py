@@ -217,6 +217,7 @@ def by_diffusers(weights: list[Tensor]) -> Callable[[], None]:
 
 
 def found(seconds: list[float], losses: list[float]) -> Found:
+    """What this process measured, and the most memory that it took."""
     return Found(seconds[1:], losses, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB)
 
 
