@@ -139,7 +139,7 @@ def test_a_limit_may_name_the_data_and_how_many_samples_it_takes() -> None:
 def test_latency_has_a_budget_for_every_report() -> None:
     both = {"benchmarks": [benchmark(), benchmark(data="300w@sha256:2", p95=0.3)]}
     assert held({"latency": 0.6}, both) == ""
-    assert "take up to 0.500 s, the budget is 0.4 s" in held({"latency": 0.4}, both)
+    assert "takes up to 0.500 s a sample in 95 of 100 batches, the budget is 0.4 s" in held({"latency": 0.4}, both)
     assert "no benchmark's report" in held({"latency": 1})
 
 

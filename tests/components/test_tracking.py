@@ -185,14 +185,19 @@ def test_the_champion_moves_and_a_rollback_returns(tracker: Tracker, registry: R
         registry.rollback()
 
 
-def test_a_rollback_that_was_killed_after_the_alias_moved_blames_nobody_else(
-    tracker: Tracker, registry: Registry, name: str
-) -> None:
+def promoted_one_by_one(tracker: Tracker, registry: Registry, name: str) -> None:
+    """Two versions that the gate let pass, the second champion after the first."""
     run = tracker.open_run(name)
     for number in "12":
         tags = {"gate": "passed"}
         registry.register(f"s3://b/{number}", digest=f"sha256:{number}", run_id=run.run_id, tags=tags)
         registry.promote(number)
+
+
+def test_a_rollback_that_was_killed_after_the_alias_moved_blames_nobody_else(
+    tracker: Tracker, registry: Registry, name: str
+) -> None:
+    promoted_one_by_one(tracker, registry, name)
     registry.tag("2", {"rolled_back_at": "2026-01-01T12:00:00+00:00"})
     registry.set_alias(CHAMPION, "1")  # and here it was killed
     assert registry.rollback().number == "1"
@@ -204,11 +209,7 @@ def test_a_rollback_that_was_killed_after_the_alias_moved_blames_nobody_else(
 def test_a_rollback_to_what_the_gate_did_not_let_pass_is_refused_and_changes_nothing(
     tracker: Tracker, registry: Registry, name: str
 ) -> None:
-    run = tracker.open_run(name)
-    for number in "12":
-        tags = {"gate": "passed"}
-        registry.register(f"s3://b/{number}", digest=f"sha256:{number}", run_id=run.run_id, tags=tags)
-        registry.promote(number)
+    promoted_one_by_one(tracker, registry, name)
     for word, why in (("refused", "was refused by the gate"), (None, "has not been through the gate")):
         registry.tag("1", {"gate": word})
         with pytest.raises(ConfigError, match=f"version 1 {why}.*: instructdiffusion promote 1 --override REASON"):

@@ -253,5 +253,5 @@ def _latency(budget: float, reports: Sequence[BenchmarkReport]) -> Check:
         return Check(name="latency", passed=False, told=told)
     slowest = max(reports, key=lambda report: report.latency.p95)
     seconds = slowest.latency.p95
-    told = f"95 of 100 samples of {slowest.benchmark} take up to {seconds:.3f} s, the budget is {budget:g} s"
+    told = f"{slowest.benchmark} takes up to {seconds:.3f} s a sample in 95 of 100 batches, the budget is {budget:g} s"
     return Check(name="latency", passed=seconds <= budget, told=told)
