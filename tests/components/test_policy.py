@@ -12,12 +12,14 @@ import pytest
 from components.promoting_page import SIGNED, run
 
 from instructdiffusion.components import gate
-from instructdiffusion.components.evidence import Evidence, Known, gathered
+from instructdiffusion.components.evidence import Evidence, Known, gathered, lineage
 from instructdiffusion.components.gate import verdict
 from instructdiffusion.components.policy import Margins, Policy, Watch
 from instructdiffusion.components.reconcile import Canary, Served, decide
 from instructdiffusion.components.registry import CHAMPION, Override, Registry, Version, refusal
+from instructdiffusion.components.step import data_digest
 from instructdiffusion.components.tracking import Tracker
+from instructdiffusion.model.data.shards import Manifest
 from instructdiffusion.model.errors import ConfigError, DataError
 
 NEW, DATA = "sha256:new", "sha256:data"
@@ -80,6 +82,28 @@ def test_a_planted_leak_is_refused_whether_a_report_was_asked_for_or_not() -> No
     assert held({"leak": "required"}, {"leak": LEAK}) == ""
     assert held({}) == ""
     assert "there is no report on leaks" in held({"leak": "required"})
+
+
+def test_a_report_on_leaks_is_of_what_the_model_was_trained_on_or_of_what_that_is_made_of() -> None:
+    assert held({}, {"leak": LEAK, "trained_on": ["sha256:latents", "sha256:train"]}) == ""
+    told = held({}, {"leak": LEAK, "trained_on": ["sha256:latents", "sha256:other"]})
+    assert "is of sha256:train, but the model was trained on sha256:latents" in told
+
+
+def test_a_report_on_leaks_looked_for_every_benchmark_that_the_model_is_scored_on() -> None:
+    scores = {"benchmarks": [benchmark(), benchmark(data="embedded")]}
+    told = held({}, {"leak": {**LEAK, "against": {"out/held-out": 20}}, **scores})
+    assert "did not look for wflw@sha256:1, which the model is scored on" in told
+    assert held({}, {"leak": {**LEAK, "against": {"out/held-out": 20, "/data/wflw:test": 7}}, **scores}) == ""
+
+
+def test_the_lineage_of_a_data_set_goes_back_to_what_it_was_first_made_of(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    made = Manifest(size=8, split="train", seed=0, counts={}, shards=()).save(first)
+    made.heir(first, "screen", {}).save(second)
+    third = Manifest.load(second).heir(second, "encode", {})
+    third.save(tmp_path / "third")
+    assert lineage(tmp_path / "third") == tuple(map(data_digest, (tmp_path / "third", second, first)))
 
 
 def test_safety_probes_must_all_pass() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.files import digest_of
 
 Report = TypeVar("Report", bound=BaseModel)
 
@@ -26,6 +27,7 @@ class LeakReport(BaseModel):
     found: Any = Field("", description="how many leaks, or which")
     held_out: str = Field("", description="digest of the manifest of what was looked for")
     trained: dict[str, str] = Field({}, description="digests of the manifests of what was looked through, by folder")
+    against: dict[str, int] = Field({}, description="samples that were looked for, by where they lie")
 
 
 class Probe(BaseModel):
@@ -93,6 +95,7 @@ class Known(BaseModel):
     leak: LeakReport | None = None
     safety: SafetyReport | None = None
     benchmarks: tuple[BenchmarkReport, ...] = ()
+    trained_on: tuple[str, ...] = Field((), description="digests of the challenger's data, and of what that is made of")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Evidence:
     leak: Path | None = None
     safety: Path | None = None
     benchmarks: Sequence[Path] = field(default_factory=tuple)
+    trained_on: Sequence[str] = ()  # as `Known.trained_on`; empty: nobody knows
 
     @property
     def paths(self) -> list[Path]:
@@ -119,7 +123,21 @@ def gathered(evidence: Evidence) -> Known:
         leak=_read(evidence.leak, LeakReport) if evidence.leak else None,
         safety=_read(evidence.safety, SafetyReport) if evidence.safety else None,
         benchmarks=tuple(_read(path, BenchmarkReport) for path in evidence.benchmarks),
+        trained_on=tuple(evidence.trained_on),
     )
+
+
+def lineage(folder: Path) -> tuple[str, ...]:
+    """Digests of a data set's manifest and of those that it was made of, however far back.
+
+    Raises:
+        DataError: the folder is no data set.
+    """
+    from instructdiffusion.model.data.shards import MANIFEST, Manifest
+
+    manifest = Manifest.load(folder)
+    before = [digest for version in manifest.history for digest in (version.digest, *version.parents)]
+    return tuple(dict.fromkeys([digest_of(folder / MANIFEST), *manifest.parents, *before]))
 
 
 def stranger(what: str, of: str, wanted: str, command: str) -> str:

@@ -112,6 +112,7 @@ def run(
         "champion": digest_of(_file(champion)) if champion else "",
         "policy": policy.model_dump(mode="json"),
         "evidence": [digest_of(path) for path in evidence.paths],
+        "trained_on": list(evidence.trained_on),
     }
 
     def decide() -> None:

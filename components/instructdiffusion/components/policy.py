@@ -23,11 +23,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from instructdiffusion.components.evidence import BenchmarkReport, Known, LeakReport, SafetyReport, Value, stranger
+from instructdiffusion.components.evidence import BenchmarkReport, Known, SafetyReport, Value, stranger
 from instructdiffusion.components.measure import Measure
 from instructdiffusion.model.errors import ConfigError
 
 Need = Literal["optional", "required"]
+EMBEDDED = "embedded"  # what a benchmark's report calls the samples that it composed
+LEAKS = "data leaks DIR... --held-out DIR --benchmark DIR --out FILE"
 
 
 class Margins(BaseModel):
@@ -143,7 +145,7 @@ def checked(policy: Policy, evaluation: Mapping[str, Any], known: Known) -> tupl
             ours.append(report)
     checks += [check for name, limit in policy.benchmarks.items() for check in _benchmark(name, limit, ours)]
     if known.leak is not None or policy.leak == "required":
-        checks.append(_leak(known.leak, data))
+        checks.append(_leak(known, data, ours))
     if known.safety is not None or policy.safety == "required":
         checks.append(_safety(known.safety, model))
     if policy.latency is not None:
@@ -219,22 +221,36 @@ def _limit(name: str, limit: Limit, data: str, value: Value | None) -> Check:
     return Check(name=title, passed=passed, told=told)
 
 
-def _leak(report: LeakReport | None, data: str) -> Check:
-    """Clean, of the data scored on, and telling what was trained on: which that has to be nobody knows here."""
+def _leak(known: Known, data: str, benchmarks: Sequence[BenchmarkReport]) -> Check:
+    """Clean; of all that the model is scored on, and of what it was trained on as far as that is known here."""
+    from instructdiffusion.model.leaks import place_of
+
+    report = known.leak
     if report is None:
         return Check(name="leak", passed=False, told="there is no report on leaks between training and held-out data")
-    command = "data leaks DIR... --held-out DIR --out FILE"
-    if why := stranger("the report on leaks", report.held_out, data, command):
-        return Check(name="leak", passed=False, told=why)
-    if not report.trained:
-        told = f"the report on leaks does not say what was trained on; run: instructdiffusion {command}"
-        return Check(name="leak", passed=False, told=told)
-    if report.clean:
-        told = f"no leak was found in {', '.join(digest[:19] for digest in report.trained.values())}"
-        return Check(name="leak", passed=True, told=told)
-    found = report.found
-    seen = f"{len(found)}, as {json.dumps(found[0])[:200]}" if isinstance(found, list) and found else found or ""
-    return Check(name="leak", passed=False, told=f"training saw held-out samples: {seen}".rstrip(": "))
+    through = report.trained.values()
+    scored = [bench.data for bench in benchmarks if bench.data not in ("", EMBEDDED)]
+    looked_for = {Path(place_of(place)[0]).name for place in report.against}
+    if why := stranger("the report on leaks", report.held_out, data, LEAKS):
+        told = why
+    elif not report.trained:
+        told = f"the report on leaks does not say what was trained on; run: instructdiffusion {LEAKS}"
+    elif known.trained_on and not set(known.trained_on) & set(through):
+        told = (
+            f"the report on leaks is of {', '.join(through)}, but the model was trained on {known.trained_on[0]}, "
+            f"which is not made of it; run: instructdiffusion {LEAKS}"
+        )
+    elif missed := [name for name in scored if name.partition("@")[0] not in looked_for]:
+        told = f"the report on leaks did not look for {missed[0]}, which the model is scored on; name it by --benchmark"
+    elif not report.clean:
+        found = report.found
+        seen = f"{len(found)}, as {json.dumps(found[0])[:200]}" if isinstance(found, list) and found else found or ""
+        told = f"training saw held-out samples: {seen}".rstrip(": ")
+    else:
+        return Check(
+            name="leak", passed=True, told=f"no leak was found in {', '.join(digest[:19] for digest in through)}"
+        )
+    return Check(name="leak", passed=False, told=told)
 
 
 def _safety(report: SafetyReport | None, model: str) -> Check:

@@ -102,17 +102,17 @@ def gate(
     report: Annotated[
         list[Path] | None, typer.Option("--benchmark", help="a benchmark.json of the challenger; repeatable")
     ] = None,
+    trained_on: Annotated[Path | None, typer.Option(help="data set that the challenger was trained on")] = None,
     as_json: Json = False,
 ) -> None:
     """Decide whether a model may take the champion's place. A refusal ends with code 1."""
-    from instructdiffusion.components.evidence import Evidence
+    from instructdiffusion.components.evidence import Evidence, lineage
     from instructdiffusion.components.gate import run as judged
     from instructdiffusion.components.policy import Policy
 
     held_to = Policy.load(policy) if policy else Policy()
-    facts = judged(
-        challenger, champion, out, policy=held_to, evidence=Evidence(leak, safety, tuple(report or ()))
-    ).facts
+    known = Evidence(leak, safety, tuple(report or ()), lineage(trained_on) if trained_on else ())
+    facts = judged(challenger, champion, out, policy=held_to, evidence=known).facts
     told = f"{'passed' if facts['passed'] else 'refused'}: {facts['reason']}"
     typer.echo(
         json.dumps(facts, indent=1) if as_json else "\n".join([told, *facts["flags"], f"the report is in {out}"])

@@ -295,6 +295,7 @@ def enter(
     judged = fresh(
         gate(
             name=name,
+            model=model,
             challenger=evaluation,
             known=known,
             also_known=also_known,

@@ -94,7 +94,7 @@ class Surroundings:
         """Tell how far the step is."""
         say({"progress": done, "total": total, "text": text})
 
-    def keep(self, artifact: Any, made: Made, **more: str | int | float) -> None:
+    def keep(self, artifact: Any, made: Made, **more: str | int | float | list[str]) -> None:
         """Write on an artifact what it is: its digest makes a step that reads it run again when it changes."""
         artifact.metadata.update({"digest": made.digest, "uri": made.uri, **more})
 

@@ -40,6 +40,7 @@ def train(
     import json
     from pathlib import Path
 
+    from instructdiffusion.components.evidence import lineage
     from instructdiffusion.components.reporter import TrackingReporter
     from instructdiffusion.components.step import made
     from instructdiffusion.components.train import run, track
@@ -73,6 +74,7 @@ def train(
         copy(out / "training.json", training)
         summary = json.loads(Path(training.path).read_text())
         from_what = {"parent": model.metadata["digest"], "data": latents.metadata["digest"]}
+        from_what["trained_on"] = list(lineage(Path(latents.path)))
         whole = made(weights, "models", digest_of(weights), here.store, {})
         here.keep(trained, whole, name=name, key=out.name, recipe=recipe, steps=settings.optim.steps, **from_what)
         training.metadata["digest"] = digest_of(Path(training.path))
@@ -162,6 +164,7 @@ def compare(
 @step
 def gate(
     name: str,
+    model: dsl.Input[dsl.Model],
     challenger: dsl.Input[dsl.Artifact],
     known: dsl.Input[dsl.Artifact],
     also_known: dsl.Input[dsl.Artifact],
@@ -179,6 +182,7 @@ def gate(
 
     Args:
         name: of the model that might, in the log.
+        model: that might; what it says it was trained on is what the report on leaks must be of.
         challenger: its evaluation.
         known, also_known: evaluations that need not be made again, if one is the champion's.
         safety: the report of its safety probes.
@@ -210,6 +214,7 @@ def gate(
             here.file(leak, beside.with_name("leak.json")) if leak else None,
             Path(safety.path) / REPORT,
             reports(Path(benchmarks.path)),
+            model.metadata.get("trained_on", ()),
         )
         version = champion_of(
             ours,
