@@ -7,10 +7,11 @@ was stopped goes on where it was.
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
@@ -21,6 +22,7 @@ from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.files import digest_of
 
 if TYPE_CHECKING:
+    from instructdiffusion.components.tracking import TrackedRun
     from instructdiffusion.model.endpoints import Endpoint
 
 NOTHING = ""  # the order of a loop that has nothing to do: loops over nothing are not to be relied on
@@ -129,8 +131,22 @@ def run(
     return Made(out, digest_of(out), facts=wanted.model_dump())
 
 
-def merge(parts: Sequence[Path], out: Path, *, store: Store | None = None) -> Made:
+def merge(
+    parts: Sequence[Path],
+    out: Path,
+    *,
+    model: str = "",
+    store: Store | None = None,
+    tracked: TrackedRun | None = None,
+) -> Made:
     """Make the numbers of each benchmark from its parts, in a folder of its name; facts: the reports by benchmark.
+
+    Args:
+        parts: folders that `run` filled.
+        out: folder for the reports.
+        model: digest of what was measured.
+        store: where to upload the reports; None: nowhere.
+        tracked: run that gets the values and the reports; None: none.
 
     Raises:
         DataError: a part is missing, or two of a benchmark were made differently.
@@ -147,7 +163,24 @@ def merge(parts: Sequence[Path], out: Path, *, store: Store | None = None) -> Ma
     out.mkdir(parents=True, exist_ok=True)
     digest = once(out, {"parts": [digest_of(part) for part in parts]}, work)
     facts = {report.parent.name: json.loads(report.read_text()) for report in reports(out)}
+    if tracked is not None and facts:
+        of = tracked.model(f"model-{model.removeprefix('sha256:')[:12]}", digest=model, params={"digest": model})
+        for name, report in facts.items():
+            tracked.metrics(figures(report), step=0, model=of)
+            tracked.document(f"benchmarks/{name}.json", report)
     return made(out, "benchmarks", digest, store if facts else None, facts)  # a store keeps no empty folder
+
+
+def figures(report: Mapping[str, Any]) -> dict[str, float]:
+    """A report's numbers by the tracker's names, `benchmark/faces/nme` and `.../nme_low`; none that is missing."""
+    found: dict[str, float] = {}
+    for part, values in {"": report["values"], **report["slices"]}.items():
+        for metric, value in values.items():
+            name = "/".join(filter(None, ("benchmark", report["benchmark"], metric, part)))
+            ends = ("low", "high", "floor", "bound") if not part else ()
+            numbers = {name: value["value"], **{f"{name}_{end}": value.get(end) for end in ends}}
+            found |= {re.sub(r"[^\w./ -]", "_", key): number for key, number in numbers.items() if number is not None}
+    return found
 
 
 def reports(folder: Path) -> list[Path]:

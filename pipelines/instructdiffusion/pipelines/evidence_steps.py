@@ -132,6 +132,7 @@ def measure(
 @step
 def merge(
     parts: dsl.Input[List[dsl.Artifact]],  # noqa: UP006
+    model: dsl.Input[dsl.Model],
     benchmarks: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -140,6 +141,7 @@ def merge(
 
     Args:
         parts: every part of every benchmark.
+        model: that was measured; its run in the tracker gets the values.
         benchmarks: their reports, in a folder of its name each.
         page: the same to look at.
         metrics: the values.
@@ -151,7 +153,9 @@ def merge(
     from instructdiffusion.pipelines.inside import inside
 
     with inside("merge benchmarks") as here:
-        made = merge([Path(part.path) for part in parts], Path(benchmarks.path), store=here.store)
+        name, digest, folders = model.metadata["name"], model.metadata["digest"], [Path(part.path) for part in parts]
+        with here.tracked(name, key=model.metadata.get("key", digest)) as tracked:
+            made = merge(folders, Path(benchmarks.path), model=digest, store=here.store, tracked=tracked)
         here.keep(benchmarks, made)
         values = {f"{b} {m}": v["value"] for b, r in made.facts.items() for m, v in r["values"].items()}
         here.measure(metrics, {name: value for name, value in values.items() if value is not None})

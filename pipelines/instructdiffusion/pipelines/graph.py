@@ -251,7 +251,7 @@ def measured(orders: List[str], model: dsl.Input[dsl.Model], work: str) -> Measu
     """
     with dsl.ParallelFor(orders, name="each part") as order:
         part = measure(order=order, model=model, work=work)
-    return Measured(merge(parts=dsl.Collected(part.outputs["rows"])).outputs["benchmarks"])
+    return Measured(merge(parts=dsl.Collected(part.outputs["rows"]), model=model).outputs["benchmarks"])
 
 
 class Entered(NamedTuple):
