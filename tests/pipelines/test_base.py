@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
+from instructdiffusion.model import network, text_training
 from instructdiffusion.model.editor import Editor
 from instructdiffusion.model.tasks import TASKS
 from instructdiffusion.pipelines.base import card, make
@@ -30,6 +33,17 @@ def test_a_base_is_made_scored_and_described_and_made_once(tmp_path: Path) -> No
     again = make(tmp_path, "smoke", SETTINGS, triplets=40, held_out=2, install=False, console=console)
     assert again["digest"] == made["digest"]
     assert (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+
+
+def test_a_text_encoder_that_does_not_learn_with_the_pictures_learns_to_read_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_training, "STEPS", 2)
+    settings = [*SETTINGS, "train_text=false"]
+    made = make(tmp_path, "smoke", settings, triplets=40, held_out=1, install=False, console=Console(quiet=True))
+    start, trained = (network.load(folder).text_encoder for folder in (tmp_path / "start", Path(made["model"])))
+    kept = {name: torch.allclose(w, trained.get_parameter(name), atol=1e-3) for name, w in start.named_parameters()}
+    assert all(kept.values())  # but for 16 bits
 
 
 def test_a_card_says_which_bars_are_reached() -> None:

@@ -80,14 +80,14 @@ def small_align() -> Run:
 
 
 def base() -> Run:
-    """The embedded nano base, from nothing: networks, text encoder and all, on composed scenes.
+    """The embedded nano base, from nothing, on composed scenes; before, its text encoder learns to read.
 
     It predicts the target as source + gate * output, most often from pure noise, and its loss is a share of what
     changing nothing loses (docs/decisions/0002-nano-base.md has what was tried).
     """
     return Run(
         name="base",
-        network=Network(widths=(192, 128, 192)),
+        network=Network(widths=(192, 128, 192), text_layers=4),
         diffusion=_NANO,
         optim=Optim(
             steps=8_850,
@@ -99,7 +99,6 @@ def base() -> Run:
             zero_stage=0,
         ),
         ema_decay=0.999,
-        train_text=True,
         checkpoint_every=250,
         samples_every=1_000,
     )
@@ -144,7 +143,8 @@ def little() -> Run:
     run = base()
     sizes = {"size": 32, "widths": (48, 64), "heads": 2, "text_width": 64, "text_layers": 1}
     network = run.network.model_copy(update=sizes)
-    return run.model_copy(update={"name": "little", "network": network, "ema_decay": 0.98})
+    changes = {"name": "little", "network": network, "ema_decay": 0.98, "train_text": True}
+    return run.model_copy(update=changes)
 
 
 def smoke() -> Run:

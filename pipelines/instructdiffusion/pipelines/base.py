@@ -89,15 +89,19 @@ def document(
 
 
 def _start(out: Path, run: Any, console: Console) -> Path:
-    """The networks before the training, the autoencoder fitted to the first targets."""
-    from instructdiffusion.model import network, weights
+    """The networks before the training: the autoencoder fitted to the first targets, the text encoder reads."""
+    from instructdiffusion.model import network, text_training, weights
     from instructdiffusion.model.data.shards import read_triplets
 
     folder = out / "start"
     if not (folder / weights.SETTINGS).is_file():
         with shown(console, "make the networks"):
             targets = [t.target for t in itertools.islice(read_triplets(out / "data"), FITTED)]
-            network.save(network.create(run.network, run.diffusion, targets, run.seed), folder)
+            nets = network.create(run.network, run.diffusion, targets, run.seed)
+        if not run.train_text:
+            with shown(console, "learn to read") as progress:
+                text_training.train(nets, steps=text_training.STEPS, seed=run.seed, progress=progress)
+        network.save(nets, folder)
     return folder
 
 
