@@ -6,17 +6,19 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from instructdiffusion.model.files import append_line
+
 CURVE = "curve.jsonl"
 Row = dict[str, float]
 
 
 def append(folder: Path, row: Mapping[str, float]) -> None:
-    """Add a line; what a process was writing when it was killed stays a line of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / CURVE).open("a+b") as file:
-        file.seek(max(0, file.tell() - 1))
-        whole = file.read() in (b"", b"\n")
-        file.write((b"" if whole else b"\n") + json.dumps(row).encode() + b"\n")
+    """Add a line.
+
+    Raises:
+        DataError: the disk is full or the folder can't be written.
+    """
+    append_line(folder / CURVE, json.dumps(row))
 
 
 def read(folder: Path) -> list[Row]:
