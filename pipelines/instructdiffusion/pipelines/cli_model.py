@@ -100,23 +100,6 @@ def merge(
 
 
 @model.command()
-def tint(
-    out: Annotated[Path, typer.Argument(help="folder of the network")],
-    steps: Annotated[int, typer.Option(min=1, help="of 32 samples")] = 700,
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Train the light U-Net that reads tints from rough pictures; one comes with the package (minutes)."""
-    from rich.console import Console
-
-    from instructdiffusion.model.tint_training import train
-
-    console = Console(stderr=True)
-    train(out, steps=steps, seed=seed, progress=lambda done, of, text: console.print(f"{done} of {of} steps, {text}"))
-    _show({"network": str(out)}, f"the network is in {out}", as_json)
-
-
-@model.command()
 def card(
     about: Annotated[Path, typer.Option(help="YAML: name, licence, intended_use, limits, contact")],
     out: Annotated[Path, typer.Option(help="the card")],

@@ -1,9 +1,10 @@
 """Segmentation as painting: a see-through colour over what the phrase names.
 
 Half opacity, so that the model keeps seeing what it covers (section 3.1 of the paper). With the source at hand, each
-pixel's opacity is solved for; a rough picture, whose noise would be taken for paint, is read by a light U-Net instead
-(`model.tint_network`), which is worse at smooth ones. `segmentation` names a class and means all of it, and asks for
-an absent class in one sample of five; `referring` names one object among others.
+pixel's opacity is solved for, after both pictures were made equally smooth: else noise and soft edges would be taken
+for paint. A light U-Net, which the paper reads with, does it worse (docs/decisions/0004-readers.md). `segmentation`
+names a class and means all of it, and asks for an absent class in one sample of five; `referring` names one object
+among others.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from instructdiffusion.model.task import Ask, Image, Label, Mask, Metric, Task
 OPACITY = 0.5
 ABSENT = 0.2  # share of samples that ask for a class that is not there
 EMPTY = 0.005  # share of the picture below which a region counts as nothing found
-ROUGH = 0.45  # deviation of the noise in an output, of 0..255, from which the network reads better
+GRAIN = ((8.0, 1.0), (4.0, 0.7), (2.5, 0.5))  # noise in an output, of 0..255, from which it is smoothed, and how much
+SOFT = (0.0, 0.5, 0.7, 1.0, 1.4)  # how much softer than its source an output may be: deviations of a blur, in pixels
 _SAME = {"pink": ("red", "purple"), "orange": ("red", "yellow"), "cyan": ("blue", "green")}
 
 
@@ -54,12 +56,7 @@ class Tint(Task):
 
     def region(self, output: Image, source: Image, ask: Ask) -> Mask:
         """Which pixels carry the ask's color."""
-        ink = np.array(TINTS[ask.marks[0][1]], np.float32)
-        if roughness(output, source) < ROUGH:
-            return solved(output, source, ink)
-        from instructdiffusion.model.tint_network import covered  # here, as torch takes seconds
-
-        return covered(output, source, ink)
+        return solved(output, source, np.array(TINTS[ask.marks[0][1]], np.float32))
 
     def read(self, output: Image, source: Image, ask: Ask) -> dict[str, Any]:
         return region_found(self.region(output, source, ask))
@@ -129,11 +126,23 @@ class Referring(Tint):
 
 
 def solved(output: Image, source: Image, ink: NDArray[np.float32]) -> Mask:
-    """Solve each pixel's opacity, and cut at half of what is painted."""
-    before, after = source.astype(np.float32), output.astype(np.float32)
+    """Solve each pixel's opacity, and cut at half of what is painted.
+
+    Args:
+        output, source: height x width x 3, 0..255, of one size.
+        ink: red, green, blue, 0..255.
+    """
+    noise = roughness(output, source)
+    after = _softened(output, next((sigma for least, sigma in GRAIN if noise >= least), 0.0))
+    before = min((_softened(source, sigma) for sigma in SOFT), key=lambda soft: np.median(np.abs(after - soft)))
     full = ink - before  # the change that opacity 1 would make
     opacity = ((after - before) * full).sum(-1) / np.maximum((full * full).sum(-1), 45.0**2)
     return np.asarray(opacity > OPACITY / 2)
+
+
+def _softened(picture: Image, sigma: float) -> NDArray[np.float32]:
+    plain = picture.astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(plain, (0, 0), sigma)) if sigma else plain
 
 
 def roughness(output: Image, source: Image) -> float:
