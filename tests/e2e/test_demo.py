@@ -1,6 +1,7 @@
 """The demo as a newcomer runs it, at its smallest: interrupted on the way, run again, and looked at.
 
-With SCREENSHOTS=docs/images it also renews the picture of a version's page in the registry.
+With SCREENSHOTS=docs/images it also renews the pictures of a version's page in the registry and of two steps' pages;
+with DEMO=out/demo beside it they are of that demo, and none is run: `-k page_of`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from browser import opened
+from PIL import Image as Pillow
 
 from instructdiffusion.components.servers import mlflow_server
 from instructdiffusion.model.tasks import TASKS
@@ -40,6 +43,8 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    if there := os.environ.get("DEMO"):
+        return Demo(Path(there), 0, "", [], json.loads((Path(there) / "summary.json").read_text()), "")
     out = tmp_path_factory.mktemp("demo")
     first = start(out)
     wait_for(out / "pipeline" / "pipeline.log", "Executing task 'train'", first)
@@ -144,6 +149,21 @@ def test_the_page_of_a_version_is_what_a_lead_sees(demo: Demo, tmp_path: Path) -
     assert "Held against version 1, the champion then." in text
     assert "manifest of held-out · manifest of training" in text
     assert kept.stat().st_size > 50_000
+
+
+def test_the_page_of_a_step_is_what_an_engineer_sees(demo: Demo, tmp_path: Path) -> None:
+    kept = Path(os.environ.get("SCREENSHOTS") or tmp_path) / "kubeflow-steps.jpg"
+    both, pages = Pillow.new("RGB", (1242, 930), "silver"), dict[str, str]()
+    with opened(620, 930) as (page, _):
+        for left, step in ((0, "evaluate"), (622, "rank")):
+            (file,) = demo.out.glob(f"pipeline/steps/*/{step}/page")
+            page.set_content(file.read_text())
+            both.paste(Pillow.open(BytesIO(page.screenshot())), (left, 0))
+            pages[step] = page.locator("body").inner_text()
+    both.save(kept)
+    assert "Contact sheets: source, output and target of each sample." in pages["evaluate"]
+    assert all(task in pages["evaluate"] for task in TASKS)
+    assert "green: picked" in pages["rank"]
 
 
 def test_no_server_is_left(demo: Demo) -> None:
