@@ -250,6 +250,7 @@ def comparison(document: Mapping[str, Any]) -> str:
 
 
 def small(picture: Image) -> str:
+    """A picture as small as a page shows it, as a data address."""
     return shrunk(Pillow.fromarray(picture))
 
 
