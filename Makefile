@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test check fix setup environments base bench soak label-studio clean help
+.PHONY: demo test check fix setup environments base bench experiments soak label-studio clean help
 
 # The stamps' names hold what was installed: a change of these files makes an environment out of date.
 READY := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
@@ -33,6 +33,12 @@ bench: $(READY)  ## measure speed and memory again, and write docs/performance.m
 	@.venv/bin/python bench/train.py
 	@.venv/bin/python bench/plan.py
 	@.venv/bin/python bench/figures.py
+
+experiments: $(READY)  ## test the paper's claims again, and write what docs/experiments.md shows (hours)
+	@for name in multitask instructions alignment; do \
+		.venv/bin/instructdiffusion experiment $$name --out out/experiments/$$name-full && \
+		mkdir -p docs/experiments/$$name && cp out/experiments/$$name-full/experiment.* docs/experiments/$$name/ || exit; \
+	done
 
 soak: $(READY)  ## kill a training 20 times, and look whether anything was lost (minutes)
 	@.venv/bin/python bench/soak.py $(ARGS)

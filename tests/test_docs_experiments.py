@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +12,16 @@ from commands import ran
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from instructdiffusion.model.effects import effect, paragraph
+from instructdiffusion.model.effects import Effect, effect, paragraph
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.synthesis.write import compose
 from instructdiffusion.model.tasks import TASKS
-from instructdiffusion.pipelines.experiments import EXPERIMENTS, FULL, SMOKE, amounts, page, run, shortened
+from instructdiffusion.pipelines.experiments import EXPERIMENTS, FULL, SMOKE, amounts, page, run, shortened, since
 from instructdiffusion.pipelines.report import effects_plot
 
-TEXT = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = (DOCS / "experiments.md").read_text()
 LINES = [line for t in MarkdownIt("commonmark").parse(TEXT) if t.info == "sh" for line in t.content.splitlines()]
 
 better = effect("denoise", "dB", [[1.0, 2.0, 4.0], [1.1, 2.0, 4.2]], [[0.5, 1.5, 3.0], [0.5, 1.6, 3.0]])
@@ -53,6 +54,25 @@ def test_a_claim_that_the_numbers_do_not_carry_is_called_so() -> None:
     assert "Here, it does not hold." in told["no"]
     assert "Here, it does not hold." in told["against"]
     assert "A is below B for add (-0.9" in told["against"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_the_docs_show_is_what_the_experiment_found(name: str) -> None:
+    kept = DOCS / "experiments" / name
+    found = json.loads((kept / "experiment.json").read_text())
+    assert {field: found[field] for field in asdict(FULL[name])} == asdict(FULL[name])
+    effects = [Effect.model_validate(each) for each in found["effects"]]
+    assert (kept / "experiment.md").read_text() == page(name, effects, found["paragraph"])
+    assert f"(experiments/{name}/experiment.svg)" in TEXT
+    assert f"(experiments/{name}/experiment.md)" in TEXT
+
+
+def test_a_tuning_that_makes_both_arms_worse_is_told_so() -> None:
+    curve = {"picked": [{"amount": 8, "value": -0.01, "low": -0.02, "high": -0.005}], "by lot": [
+        {"amount": 8, "value": -0.03, "low": -0.04, "high": -0.02},
+    ]}  # fmt: skip
+    told = since(curve)
+    assert told.startswith("Since before the tuning, after its 8 steps: picked -0.01 (-0.02 to -0.005), by lot -0.03 (")
 
 
 def test_arms_of_other_samples_are_refused() -> None:

@@ -159,12 +159,20 @@ def alignment(out: Path, size: Size, console: Console) -> Finding:
     }
     claim = "tuning on edits that were picked makes edits better than tuning on as many drawn by lot"
     setting = f"With tunings of {tunings[0]} to {tunings[-1]} steps on nano and {_seeds(size)}"
-    return effects, paragraph(claim, "picked", "drawn by lot", effects, setting), {"curve": curve}
+    told = paragraph(claim, "picked", "drawn by lot", effects, setting)
+    return effects, f"{told} {since(curve)}", {"curve": curve}
 
 
 def amounts(longest: int) -> list[int]:
     """Optimizer steps of the tunings: the longest, and what is left of it halved three times."""
     return sorted({max(1, longest // share) for share in (8, 4, 2, 1)})
+
+
+def since(curve: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """What the longest tuning did to each arm, in a sentence: the better arm may still be worse than none."""
+    ends = {label: points[-1] for label, points in curve.items()}
+    changes = [f"{label} {p['value']:+.3g} ({p['low']:+.3g} to {p['high']:+.3g})" for label, p in ends.items()]
+    return f"Since before the tuning, after its {next(iter(ends.values()))['amount']} steps: {', '.join(changes)}."
 
 
 def _point(found: Effect, amount: int) -> dict[str, float]:
