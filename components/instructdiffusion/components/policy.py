@@ -235,6 +235,10 @@ def _leak(known: Known, data: str, benchmarks: Sequence[BenchmarkReport]) -> Che
         told = why
     elif not report.trained:
         told = f"the report on leaks does not say what was trained on; run: instructdiffusion {LEAKS}"
+    elif not report.clean:
+        found = report.found
+        seen = f"{len(found)}, as {json.dumps(found[0])[:200]}" if isinstance(found, list) and found else found or ""
+        told = f"training saw held-out samples: {seen}".rstrip(": ")
     elif known.trained_on and not set(known.trained_on) & set(through):
         told = (
             f"the report on leaks is of {', '.join(through)}, but the model was trained on {known.trained_on[0]}, "
@@ -242,10 +246,6 @@ def _leak(known: Known, data: str, benchmarks: Sequence[BenchmarkReport]) -> Che
         )
     elif missed := [name for name in scored if name.partition("@")[0] not in looked_for]:
         told = f"the report on leaks did not look for {missed[0]}, which the model is scored on; name it by --benchmark"
-    elif not report.clean:
-        found = report.found
-        seen = f"{len(found)}, as {json.dumps(found[0])[:200]}" if isinstance(found, list) and found else found or ""
-        told = f"training saw held-out samples: {seen}".rstrip(": ")
     else:
         return Check(
             name="leak", passed=True, told=f"no leak was found in {', '.join(digest[:19] for digest in through)}"
