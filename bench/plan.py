@@ -44,6 +44,8 @@ def settings(size: str, stage: int, processes: int) -> Run:
         "optim.layout": WAY.layout,
         "checkpoint_every": 2,
         "samples_every": 0,
+        "network.text_layers": 2,
+        "train_text": "true",
     }
     return override(recipes.base(), [f"{name}={value}" for name, value in changed.items()])
 

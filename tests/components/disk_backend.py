@@ -31,6 +31,14 @@ class OnDisk:
         if broken:
             (folder / f"broken-{broken}").touch()
 
+    def opened(self) -> OnDisk:
+        """End what a reconciler that was killed left, as `serving_local` does when it begins."""
+        known = self._known().get("id")
+        for service in (self.folder / "running").iterdir():
+            if service.name != known:
+                service.unlink()
+        return self
+
     def served(self) -> Served:
         known = self._known()
         there = (self.folder / "running" / known.get("id", "none")).exists()
@@ -48,9 +56,6 @@ class OnDisk:
 
     def serve(self, version: Version) -> None:
         known = self._known().get("id")
-        for stray in (self.folder / "running").iterdir():
-            if stray.name != known:
-                stray.unlink()
         identity = uuid.uuid4().hex
         (self.folder / "running" / identity).write_text(version.number)
         time.sleep(0.05)
@@ -87,7 +92,7 @@ def main(uri: str, model: str, folder: str) -> None:
         elif child := os.fork():
             sys.stdout.write(f"{child}\n")
         else:
-            Reconciler(registry, OnDisk(Path(folder))).once()
+            Reconciler(registry, OnDisk(Path(folder)).opened()).once()
             os._exit(0)
         sys.stdout.flush()
 

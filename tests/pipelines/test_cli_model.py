@@ -29,13 +29,6 @@ def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_stable_diffusion(tmp_path_factory.mktemp("sd") / "stable-diffusion")
 
 
-def test_the_network_that_reads_tints_is_trained_again(tmp_path: Path) -> None:
-    ended = model("tint", tmp_path / "tint", "--steps", "2", "--json")
-    assert json.loads(ended.stdout) == {"network": str(tmp_path / "tint")}
-    assert "2 of 2 steps" in ended.stderr
-    assert (tmp_path / "tint" / "config.json").is_file()
-
-
 def test_a_model_comes_in_goes_out_and_comes_back(stable_diffusion: Path, tmp_path: Path) -> None:
     ended = model("import", stable_diffusion, tmp_path / "start", *SMALL)
     assert ended.exit_code == 0, ended.output

@@ -50,7 +50,7 @@ class Local:
 
     @contextmanager
     def opened(self) -> Iterator[Local]:
-        """Hold the folder; released with the block, and by the kernel when the process is killed.
+        """Hold the folder, and end what a reconciler that was killed left; released with the block or the process.
 
         Raises:
             ServiceError: another reconciler holds it.
@@ -62,6 +62,7 @@ class Local:
             except OSError:
                 line = f"another reconciler works in {self.work}; stop that one, or choose another folder with --work"
                 raise ServiceError(line) from None
+            self._end_strays()
             yield self
 
     @property

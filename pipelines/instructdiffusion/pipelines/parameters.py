@@ -48,8 +48,8 @@ Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Steps = Annotated[int, Field(ge=0, le=10_000_000)]  # 0: as many as the recipe says
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Address = Annotated[str, StringConstraints(pattern="^(s3://|/).+")]
-# Those whose text encoder is frozen: the pipelines encode its states, not tokens.
-TRAINED = tuple(name for name, made in RECIPES.items() if not made().train_text)
+# Those that start from a model whose text encoder is frozen: the pipelines encode its states, not tokens.
+TRAINED = tuple(name for name, made in RECIPES.items() if name != "base" and not made().train_text)
 ALIGNED = tuple(name for name in TRAINED if name.endswith("align"))
 
 # The same name may be a count in one pipeline and the address of what was made in another.
