@@ -46,7 +46,8 @@ def test_every_task_names_something_that_is_found_in_its_instruction(name: str, 
         assert len(where) == len(ask.marks) > 0
 
 
-def test_it_learns_and_says_how_far_it_is(model: Model) -> None:
+def test_it_learns_and_says_how_far_it_is(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_training, "BATCH", 12)
     before = {name: weight.clone() for name, weight in model.text_encoder.named_parameters()}
     lines = list[tuple[int, int, str]]()
     text_training.train(model, steps=30, progress=lambda *line: lines.append(line))

@@ -50,8 +50,7 @@ def make(
     run = override(recipe_named(recipe), settings)
     size, seed = run.network.size, run.seed
     manifest = synthesized(out / "data", "train", triplets, False, size, seed, console, WEIGHTS)
-    start = _start(out, run, console)
-    training = fit(run, out / "data", start, out / "training", 1, console)
+    training = fit(run, out / "data", start(out, run, console), out / "training", 1, console)
     trained = network.load(Path(training["model"]))
     with atomic_directory(out / "model") as new:
         network.save(trained, new / "model", half=True)
@@ -88,7 +87,7 @@ def document(
     write_atomic(folder / CARD, card(run, manifest, training, json.loads((scores / REPORT).read_text()), note))
 
 
-def _start(out: Path, run: Any, console: Console) -> Path:
+def start(out: Path, run: Any, console: Console) -> Path:
     """The networks before the training: the autoencoder fitted to the first targets, the text encoder reads."""
     from instructdiffusion.model import network, text_training, weights
     from instructdiffusion.model.data.shards import read_triplets
