@@ -44,7 +44,7 @@ def settings(size: str, stage: int, processes: int) -> Run:
         "optim.layout": WAY.layout,
         "checkpoint_every": 2,
         "samples_every": 0,
-        "network.text_layers": 2,
+        "network.text_layers": 2,  # a text encoder that learns takes part in the plan, too
         "train_text": "true",
     }
     return override(recipes.base(), [f"{name}={value}" for name, value in changed.items()])
