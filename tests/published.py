@@ -134,6 +134,74 @@ def open_images(root: Path, split: str = "validation") -> Path:
     return root
 
 
+def regions(size: tuple[int, int], *values: int, kind: Any = np.uint8) -> np.ndarray:
+    """A map (width x height) of four values: of its upper left, upper right, lower left and lower right quarter."""
+    quarters = np.array(values, kind).reshape(2, 2)
+    return np.kron(quarters, np.ones((size[1] // 2, size[0] // 2), kind))
+
+
+def ade150(root: Path, values: np.ndarray | None = None, split: str = "validation") -> Path:
+    """A wall, a building, unlabelled, and a screen; names have synonyms, and spaces where the list has them."""
+    lines = (
+        "Idx\tRatio\tTrain\tVal\tName",
+        "1\t0.1576\t11664\t1172\twall",
+        "2\t0.1072\t6046\t612\tbuilding, edifice ",
+        "22 \t0.0074\t709\t75\tsilver screen, screen",
+        "131\t0.0004\t108\t13\tscreen, crt screen",
+    )
+    save(root / f"images/{split}/ADE_val_00000001.jpg", texture(1))
+    (root / "objectInfo150.txt").write_text("\n".join(lines))
+    save(root / f"annotations/{split}/ADE_val_00000001.png", _or(values, 1, 2, 0, 131))
+    return root
+
+
+def ade847(root: Path, values: np.ndarray | None = None, split: str = "validation") -> Path:
+    """Two kinds of bags, the last class of the list, and unlabelled; in 16 bits."""
+    lines = ("0:invalid_class_id", "115:bag", "253:bag,handbag,pocketbook,purse", "847:adding machine,totalizer")
+    save(root / f"images_detectron2/{split}/ADE_val_00000001.jpg", texture(1))
+    (root / "ade20k_847.txt").write_text("\n".join(lines))
+    save(
+        root / f"annotations_detectron2/{split}/ADE_val_00000001.tif", _or(values, 114, 252, 846, 65535, kind=np.uint16)
+    )
+    return root
+
+
+def voc(root: Path, values: np.ndarray | None = None, split: str = "val") -> Path:
+    """A dining table, background and a cat, with a border of void between all."""
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / f"ImageSets/Segmentation/{split}.txt").write_text("2008_000002\n")
+    save(root / "JPEGImages/2008_000002.jpg", texture(2))
+    if values is None:
+        values = regions((SIDE, SIDE), 11, 0, 0, 8)
+        values[46:50], values[:, 46:50] = 255, 255
+    indexed = Pillow.fromarray(values).convert("P")
+    indexed.putpalette([(37 * number) % 256 for number in range(768)])
+    (root / "SegmentationClass").mkdir()
+    indexed.save(root / "SegmentationClass/2008_000002.png")
+    return root
+
+
+def pascal_context(root: Path, values: np.ndarray | None = None, split: str = "val") -> Path:
+    """An accordion, a table, something unknown and a potted plant; the last and the table are of the 59."""
+    from scipy.io import savemat
+
+    (root / "ImageSets/Main").mkdir(parents=True)
+    (root / f"ImageSets/Main/{split}.txt").write_text("2008_000002\n2008_000003\n")
+    for number in (2, 3):
+        save(root / f"JPEGImages/2008_00000{number}.jpg", texture(number))
+    names = {1: "accordion", 308: "pottedplant", 397: "table", 431: "unknown"}
+    (root / "labels.txt").write_text("".join(f"{number}: {name}\n" for number, name in names.items()))
+    (root / "59_labels.txt").write_text("1 : pottedplant\n2 : diningtable\n")
+    (root / "trainval").mkdir()
+    labels = _or(values, 1, 397, 431, 308, kind=np.uint16)
+    savemat(root / "trainval/2008_000002.mat", {"LabelMap": labels}, do_compression=True)
+    return root
+
+
+def _or(values: np.ndarray | None, *quarters: int, kind: Any = np.uint8) -> np.ndarray:
+    return regions((SIDE, SIDE), *quarters, kind=kind) if values is None else values
+
+
 def _phrasecut(root: Path, split: str, pictures: dict[int, Image], tasks: list[dict[str, Any]]) -> Path:
     for number, picture in pictures.items():
         save(root / f"images/{number}.jpg", picture)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published
 import pytest
 from drawings import COCO_JOINTS, coco, person, picture, ref, refer, stuff
 from PIL import Image as Pillow
 
 from instructdiffusion.model.benchmark import Benchmark, Case, Judge, Order, Tools
 from instructdiffusion.model.benchmarks import benchmark_named, benchmarks
+from instructdiffusion.model.benchmarks.perception import Semantic
 from instructdiffusion.model.benchmarks.unseen import OF_68, landmarks
 from instructdiffusion.model.endpoints import Endpoint, Folder, Still
 from instructdiffusion.model.errors import ConfigError, DataError
@@ -146,13 +148,36 @@ def test_data_sets_are_read_for_the_benchmarks_of_their_task(tmp_path: Path) -> 
         (maps, "detection", "ap"),
     ):
         benchmark, order = benchmark_named(name), Order(data=folder)
-        report = scored(benchmark, Truth(list(benchmark.cases(order))), tmp_path / name, order)
+        report = scored(benchmark, Truth(list(benchmark.cases(order))), tmp_path / folder.name / name, order)
         assert numbers(report)[metric] > 0.95
     with pytest.raises(DataError, match="holds COCO-Stuff, made for segmentation; this benchmark reads referring"):
         list(benchmark_named("referring").cases(Order(data=maps)))
     trained = stuff(tmp_path / "train")
     with pytest.raises(DataError, match="no split to score on, only train2017"):
         list(benchmark_named("semantic").cases(Order(data=trained)))
+
+
+@pytest.mark.parametrize(
+    ("build", "split"),
+    [(published.ade150, ""), (published.ade847, ""), (published.voc, ""), (published.pascal_context, "val-59")],
+)
+def test_what_nobody_labelled_may_be_painted_or_not(build: Callable[[Path], Path], split: str, tmp_path: Path) -> None:
+    benchmark, order = benchmark_named("semantic"), Order(data=build(tmp_path / "set"), split=split)
+    assert isinstance(benchmark, Semantic)
+    cases = list(benchmark.cases(order))
+    generous, careless = Truth(cases), Truth(cases)
+    for sample in (case.load() for case in cases):
+        (ask,), label = sample.asks, sample.label
+        for editor, also in ((generous, label["void"]), (careless, ~label["void"])):
+            painted = benchmark.task.paint(sample.source, {**label, "mask": label["mask"] | also}, ask)
+            editor.answers[sample.source.tobytes(), ask.instruction] = painted
+    for name, editor, low, high in (
+        ("truth", Truth(cases), 0.95, 1),
+        ("generous", generous, 0.95, 1),
+        ("careless", careless, 0.1, 0.7),
+    ):
+        value = numbers(scored(benchmark, editor, tmp_path / name, order))["mciou"]
+        assert low <= value <= high, name
 
 
 def test_a_session_of_magicbrush_goes_on_from_what_the_model_made(tmp_path: Path) -> None:

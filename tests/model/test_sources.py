@@ -86,6 +86,6 @@ def test_a_data_set_that_is_another_than_the_file_says_is_refused_by_name(tmp_pa
     source = DataSet(name="s", path=str(folder), split="train", dataset="REDS")
     with pytest.raises(DataError, match="gopro is not REDS"):
         walker(source)
-    with pytest.raises(ConfigError, match="no data set 'Reds' is known here; choose one of AIC"):
+    with pytest.raises(ConfigError, match="no data set 'Reds' is known here; choose one of ADE20K-150, "):
         walker(source.model_copy(update={"dataset": "Reds"}))
     assert walker(source.model_copy(update={"dataset": "GoPro"})).name == "GoPro"

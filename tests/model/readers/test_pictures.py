@@ -111,6 +111,10 @@ def test_a_map_keeps_its_numbers_whatever_palette_it_has(tmp_path: Path) -> None
     indexed.putpalette([value for i in range(256) for value in (255 - i, 7, i)])
     indexed.save(tmp_path / "a.png")
     assert load_map(tmp_path / "a.png").tolist() == np.asarray(indexed).tolist()
+    deep = np.array([[0, 846, 65535]], np.uint16)
+    for name in ("a.tif", "c.png"):
+        Pillow.fromarray(deep).save(tmp_path / name)
+        assert load_map(tmp_path / name).tolist() == deep.tolist()
     with pytest.raises(DataError, match=r"b\.png holds RGB pixels"):
         load_map(picture(tmp_path / "b.png"))
 

@@ -49,7 +49,7 @@ from instructdiffusion.model.metrics.value import Indices, Statistic, mean
 from instructdiffusion.model.task import Image
 from instructdiffusion.model.tasks import segmentation as painting
 from instructdiffusion.model.tasks.keypoint import MOST_JOINTS, Keypoint
-from instructdiffusion.model.tasks.segmentation import Tint
+from instructdiffusion.model.tasks.segmentation import VOID, Tint
 
 KEYPOINT = Keypoint()
 
@@ -191,6 +191,8 @@ class Segmentation(Benchmark):
 
     def row(self, sample: Sample, outputs: Sequence[Image], tools: Tools) -> Row:
         found = self.task.region(outputs[-1], sample.source, sample.asks[-1])
+        if VOID in sample.label:
+            found &= ~sample.label[VOID]
         o = overlap(found, np.asarray(sample.label["mask"]))
         name = str(sample.label.get("class", sample.label["phrase"]))
         return {"overlap": [[name, *o]], "giou": giou(o), "n": n_acc([o]), "t": t_acc([o])}
@@ -230,15 +232,16 @@ class Referring(Segmentation):
 
 
 class Semantic(Segmentation):
-    """All of a class; one query a class and picture."""
+    """All of a class; one query a class and picture. Version 2 of its metrics leaves out what nobody labelled."""
 
     name = "semantic"
-    about = "regions of classes by mcIoU, one query a class (table 4): COCO-Stuff"
+    about = "regions of classes by mcIoU, one query a class (table 4): ADE20K, PASCAL-Context, PASCAL VOC, COCO-Stuff"
     tasks = ("segmentation",)
     task = painting.Segmentation()
 
     def measures(self, tools: Tools) -> tuple[Measure, ...]:
-        return (Measure(MCIOU, _named, mciou), Measure(CIOU, _overlaps, ciou), Measure(N_ACC, each("n"), mean))
+        overall, absent = (spec.model_copy(update={"version": MCIOU.version}) for spec in (CIOU, N_ACC))
+        return (Measure(MCIOU, _named, mciou), Measure(overall, _overlaps, ciou), Measure(absent, each("n"), mean))
 
 
 BENCHMARKS = (Keypoints(), Referring(), Semantic())

@@ -22,6 +22,7 @@ from instructdiffusion.model.task import Image
 
 MOST_PIXELS = 64_000_000  # 8000 x 8000: beyond every data set read here, and 192 MB when decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")  # none that starts a program or draws vectors
+ClassMap = NDArray[np.uint8] | NDArray[np.uint16]  # height x width, one number a pixel
 _SEE_THROUGH = ("RGBA", "LA", "PA", "RGBa", "La")
 # What Pillow's decoders are known to raise on damaged bytes.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error)
@@ -53,8 +54,8 @@ def decode(data: bytes, name: str, *, most_pixels: int = MOST_PIXELS, size: tupl
     return _read(io.BytesIO(data), name, most_pixels, size)
 
 
-def load_map(path: Path, *, most_pixels: int = MOST_PIXELS) -> NDArray[np.uint8]:
-    """Load a map of classes, height x width: the values as stored, never as colours of a palette.
+def load_map(path: Path, *, most_pixels: int = MOST_PIXELS) -> ClassMap:
+    """Load a map of classes, of 8 or 16 bits: the values as stored, never as colours of a palette.
 
     Raises:
         DataError: the file is missing, broken, too large, or holds colours.
@@ -65,6 +66,8 @@ def load_map(path: Path, *, most_pixels: int = MOST_PIXELS) -> NDArray[np.uint8]
             mode, values = picture.mode, _decoded(picture, str(path))
     except FileNotFoundError as error:
         raise DataError(f"map {path} is missing; download it again") from error
+    if mode in ("I;16", "I;16B"):
+        return np.asarray(values).astype(np.uint16)
     if mode not in ("L", "P", "1"):
         raise DataError(f"map {path} holds {mode} pixels where one number a pixel belongs; download it again")
     return np.asarray(values, np.uint8)

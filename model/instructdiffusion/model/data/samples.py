@@ -25,6 +25,7 @@ from instructdiffusion.model.data.shards import Triplet
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.task import Ask, Image, Label, Task
 from instructdiffusion.model.tasks import EVERY
+from instructdiffusion.model.tasks.segmentation import VOID
 
 LONGEST = 100  # letters of a key
 NARROW = 50  # times as long as wide: to bring the short side of such a picture to a crop's would take gigabytes
@@ -81,7 +82,7 @@ def triplets_of(
 
 
 def loaded(example: Example) -> tuple[Image, Label]:
-    """The picture of an example, and its whole label.
+    """The picture of an example, and its whole label but for what only scoring needs.
 
     Raises:
         Unusable: a picture is missing or broken, or it is hardly more than a line.
@@ -93,7 +94,7 @@ def loaded(example: Example) -> tuple[Image, Label]:
     height, width = picture.shape[:2]
     if max(height, width) > NARROW * min(height, width):
         raise Unusable("picture: too narrow", f"{example.key} is {width} x {height} pixels; crop it, or leave it out")
-    return picture, label
+    return picture, {name: value for name, value in label.items() if name != VOID}
 
 
 def fitted(picture: Image, label: Label) -> Label:

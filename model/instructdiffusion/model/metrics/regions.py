@@ -20,7 +20,7 @@ from instructdiffusion.model.task import Mask
 EMPTY = 0.005  # share of the picture below which a region counts as nothing found
 
 CIOU = Spec(name="ciou", unit="sum of intersections over sum of unions")
-MCIOU = Spec(name="mciou", unit="mean over classes of cumulative IoU, one query a class")
+MCIOU = Spec(name="mciou", version=2, unit="mean over classes of cumulative IoU, one query a class")
 GIOU = Spec(name="giou", unit="mean IoU; 1 for rightly nothing", parameters=(("empty", EMPTY),))
 N_ACC = Spec(name="n_acc", unit="share of absent targets for which nothing is found", parameters=(("empty", EMPTY),))
 T_ACC = Spec(name="t_acc", unit="share of present targets for which something is found", parameters=(("empty", EMPTY),))

@@ -24,6 +24,7 @@ from instructdiffusion.model.task import Ask, Image, Label, Mask, Metric, Task
 
 OPACITY = 0.5
 ABSENT = 0.2  # share of samples that ask for a class that is not there
+VOID = "void"  # in a label of a public data set: the mask of pixels that nobody labelled; no task needs it
 EMPTY = 0.005  # share of the picture below which a region counts as nothing found
 GRAIN = ((8.0, 1.0), (4.0, 0.7), (2.5, 0.5))  # noise in an output, of 0..255, from which it is smoothed, and how much
 SOFT = (0.0, 0.5, 0.7, 1.0, 1.4)  # how much softer than its source an output may be: deviations of a blur, in pixels
