@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -196,6 +197,29 @@ def pascal_context(root: Path, values: np.ndarray | None = None, split: str = "v
     labels = _or(values, 1, 397, 431, 308, kind=np.uint16)
     savemat(root / "trainval/2008_000002.mat", {"LabelMap": labels}, do_compression=True)
     return root
+
+
+def refclef(root: Path, *refs: dict[str, Any]) -> Path:
+    """Refs to two regions of a picture, pickled as Python 2 would, in the folders of the authors' tool."""
+    from pycocotools import mask as coco
+
+    left, top = np.zeros((2, SIDE, SIDE), np.uint8)
+    left[:, :48], top[:32] = 1, 1
+    packed = [coco.encode(np.asfortranarray(mask)) for mask in (left, top)]
+    parts = [{"size": part["size"], "counts": part["counts"].decode()} for part in packed]
+    annotations = [
+        {"id": f"807_{i}", "image_id": 807, "segmentation": [part], "mask_name": f"807_{i}.mat", "category_id": 1}
+        for i, part in enumerate(parts, 1)
+    ]
+    annotations.append({"id": "807_3", "image_id": 807, "segmentation": parts, "category_id": 1})
+    images = [{"id": 807, "file_name": "807.jpg", "width": SIDE, "height": SIDE}]
+    save(root / "images/saiapr_tc-12/807.jpg", texture(6))
+    folder = root / "refclef"
+    folder.mkdir()
+    (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(list(refs), protocol=2))
+    (folder / "refs(berkeley).p").write_bytes(pickle.dumps([], protocol=2))
+    return folder
 
 
 def _or(values: np.ndarray | None, *quarters: int, kind: Any = np.uint8) -> np.ndarray:

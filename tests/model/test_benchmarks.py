@@ -141,9 +141,11 @@ def test_people_are_scored_in_the_picture_that_they_were_cut_from(tmp_path: Path
 
 def test_data_sets_are_read_for_the_benchmarks_of_their_task(tmp_path: Path) -> None:
     phrases = refer(tmp_path / "refer", ref(1, 1, "the house", split="val"), ref(2, 2, "grass", split="val"))
+    region = ref(1, "807_1", "left half", split="val", image_id=807)
     maps = stuff(tmp_path / "stuff", split="val2017")
     for folder, name, metric in (
         (phrases, "referring", "ciou"),
+        (published.refclef(tmp_path / "clef", region), "referring", "ciou"),
         (maps, "semantic", "mciou"),
         (maps, "detection", "ap"),
     ):

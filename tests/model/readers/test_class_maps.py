@@ -1,15 +1,17 @@
-"""ADE20K, PASCAL-Context and PASCAL VOC: the sets that table 4 of the paper is scored on."""
+"""ADE20K, PASCAL-Context, PASCAL VOC and RefClef: the sets that tables 3 and 4 of the paper are scored on."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import drawings
 import numpy as np
 import published
 import pytest
-from published import SIDE, ade150, ade847, pascal_context, regions, voc
+from published import SIDE, ade150, ade847, pascal_context, refclef, regions, voc
 
 from instructdiffusion.model.data.readers import Counts, Example, reader_for, readers
 from instructdiffusion.model.data.readers.ade import spoken
@@ -255,3 +257,48 @@ def test_both_sets_of_ade20k_name_a_picture_alike(tmp_path: Path) -> None:
     known = Known()
     known.add(traces(str(ade150(tmp_path / "a"))))
     assert all(known.leak(trace) for trace in traces(str(ade847(tmp_path / "b"))))
+
+
+def clef(number: int, ann: str, *said: str, split: str) -> dict[str, Any]:
+    return drawings.ref(number, ann, *said, split=split, image_id=807)
+
+
+def test_refclef_gives_each_expression_its_mask_in_every_split_it_is_of(tmp_path: Path) -> None:
+    folder = refclef(
+        tmp_path,
+        clef(1, "807_1", "left half", split="testA"),
+        clef(2, "807_2", "the top", split="testBC"),
+        clef(3, "807_3", "left and top", split="val"),
+    )
+    reader = reader_for(folder)
+    assert (reader.name, reader.weight) == ("RefClef", 0)
+    assert reader.splits(folder) == ("train", "val", "testA", "testB", "testC")
+    (left,), (top,), (both,) = (read(folder, split) for split in ("testA", "testC", "val"))
+    assert [e.key for e in read(folder, "testB")] == ["testB-2-20"]
+    assert (left.picture, left.label["phrase"], top.label["phrase"]) == ("saiapr/807", "left half", "top")
+    wanted = np.zeros((SIDE, SIDE), bool)
+    wanted[:, :48] = True
+    assert np.array_equal(left.label["mask"], wanted)
+    wanted[:32] = True
+    assert np.array_equal(both.label["mask"], wanted)
+    assert left.source().shape == (SIDE, SIDE, 3)
+
+
+def test_refclef_is_told_from_refcoco_by_its_other_list_or_its_folder(tmp_path: Path) -> None:
+    folder = refclef(tmp_path, clef(1, "807_1", "left", split="val"))
+    shutil.copytree(folder, tmp_path / "mine")
+    assert reader_for(tmp_path / "mine").name == "RefClef"
+    (folder / "refs(berkeley).p").unlink()
+    assert reader_for(folder).name == "RefClef"
+    shutil.copytree(folder, tmp_path / "refcoco")
+    assert reader_for(tmp_path / "refcoco").name == "RefCOCO"
+
+
+def test_refcocog_is_scored_in_its_other_division_too(tmp_path: Path) -> None:
+    made = drawings.ref(1, 1, "house", split="val"), drawings.ref(2, 2, "grass", split="train")
+    folder = drawings.refer(tmp_path, *made, name="refcocog", file="refs(umd).p")
+    assert reader_for(folder).splits(folder) == ("train", "val", "test")
+    drawings.refer(tmp_path, drawings.ref(7, 2, "the lawn", split="val"), name="refcocog", file="refs(google).p")
+    assert reader_for(folder).splits(folder) == ("train", "val", "test", "val-google")
+    assert [e.key for e in read(folder, "val")] == ["val-1-10"]
+    assert [e.key for e in read(folder, "val-google")] == ["val-google-7-70"]

@@ -20,7 +20,8 @@ from pycocotools import mask as coco_mask
 
 from instructdiffusion.model.data.outlines import outline, unpacked
 from instructdiffusion.model.data.readers import Example, reader_for
-from instructdiffusion.model.data.readers.referring import unpickled, words
+from instructdiffusion.model.data.readers.pickled import unpickled
+from instructdiffusion.model.data.readers.referring import words
 from instructdiffusion.model.data.readers.segmentation import NEVER_ANNOTATED, phrase
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.tasks.segmentation import Referring

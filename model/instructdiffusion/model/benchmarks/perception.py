@@ -218,7 +218,7 @@ class Referring(Segmentation):
     """The one object that a phrase names, or none."""
 
     name = "referring"
-    about = "regions of phrases by cIoU, gIoU, N-acc, T-acc (table 3): RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO"
+    about = "regions of phrases by cIoU, gIoU, N-acc, T-acc (table 3): RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO, RefClef"
     tasks = ("referring",)
     task = painting.Referring()
 

@@ -1,4 +1,4 @@
-"""Outlines of objects in COCO's format: polygons, run lengths, or run lengths packed into text.
+"""Outlines of objects in COCO's format: polygons, run lengths, or run lengths packed into text, one or several.
 
 Nothing from outside is handed on unchecked: of runs that don't fill the picture, pycocotools makes a mask with whatever
 was in memory, and a corner far away takes time and memory without end.
@@ -20,6 +20,9 @@ def outline(value: Any, size: tuple[int, int]) -> Mask | None:
     from pycocotools import mask as coco
 
     width, height = size
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):  # RefClef's
+        parts = [part for part in (outline(part, size) for part in value) if part is not None]
+        return np.logical_or.reduce(parts) if len(parts) == len(value) else None
     if isinstance(value, list):
         if not value or not all(_polygon(part, size) for part in value):
             return None

@@ -1,19 +1,16 @@
-"""Referring expressions on COCO: RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO.
+"""Referring expressions: RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO on COCO, and RefClef on SAIAPR TC-12.
 
-An example is one expression and the mask of what it names; in gRefCOCO that may be several objects or none. The first
-three publish their expressions as Python pickles, which can run any program when they are opened: here only plain
-values are let through.
+An example is one expression and the mask of what it names; in gRefCOCO that may be several objects or none. All
+others publish their expressions as Python pickles, which can run any program when they are opened: see `pickled`.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,12 +19,13 @@ from instructdiffusion.model.data.outlines import outline
 from instructdiffusion.model.data.pictures import coco_picture, load
 from instructdiffusion.model.data.readers import Example
 from instructdiffusion.model.data.readers.people import numbers, within
+from instructdiffusion.model.data.readers.pickled import unpickled
 from instructdiffusion.model.data.readers.walk import Skip, Walker, first_folder
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.task import Mask
 
-MOST_BYTES = 512_000_000  # of a pickle; the largest that is published has less than a tenth
-_PLACES = ("images/mscoco/images/train2014", "images/train2014", "train2014")
+_BERKELEY = "refs(berkeley).p"  # RefClef's other division, which tells its folder from RefCOCO's
+_GOOGLE = "val-google"  # the paper's val(G)
 _ARTICLE = re.compile(r"^(?:the|a|an)\s+(?=\S)", re.IGNORECASE)
 
 
@@ -41,6 +39,7 @@ class Referring(Walker):
     address = "https://github.com/lichengunc/refer"
     files: ClassVar[tuple[str, ...]]
     parts: ClassVar[tuple[str, ...]] = ("train", "val", "testA", "testB")
+    places: ClassVar[tuple[str, ...]] = ("images/mscoco/images/train2014", "images/train2014", "train2014")
 
     def recognises(self, folder: Path) -> bool:
         return (folder / "instances.json").is_file() and self._file(folder) is not None
@@ -48,23 +47,28 @@ class Referring(Walker):
     def splits(self, folder: Path) -> tuple[str, ...]:
         return self.parts if self._file(folder) else ()
 
-    def _file(self, folder: Path) -> Path | None:
+    def _file(self, folder: Path, split: str = "") -> Path | None:
+        """The list that a split's expressions are in."""
         return next((folder / name for name in self.files if (folder / name).is_file()), None)
 
-    def refs(self, path: Path) -> Iterator[Any]:
-        """What the authors' list holds, one expression's object at a time."""
-        yield from entries(path)
+    def belongs(self, given: Any, split: str) -> bool:
+        """Whether a ref whose split is `given` is of a split."""
+        return bool(given == split)
+
+    def picture(self, number: Any) -> str:
+        """The name of a picture, by its id."""
+        return coco_picture(number) if isinstance(number, int) and number >= 0 else f"coco/{number}"
 
     def walk(self, folder: Path, split: str) -> Iterator[Example | Skip]:
-        path = self._file(folder)
+        path = self._file(folder, split)
         if path is None:
             return
         pictures = first_folder(
-            folder, *(f"{up}{place}" for up in ("../", "", "../../", "../coco/") for place in _PLACES)
+            folder, *(f"{up}{place}" for up in ("../", "", "../../", "../coco/") for place in self.places)
         )
         with indexes(3) as (refs, outlines, images):
-            for number, ref in enumerate(self.refs(path)):
-                wanted = isinstance(ref, dict) and ref.get("split") == split
+            for number, ref in enumerate(entries(path) if path.suffix == ".json" else unpickled(path)):
+                wanted = isinstance(ref, dict) and self.belongs(ref.get("split"), split)
                 if not isinstance(ref, dict):
                     yield Skip("ref: not a mapping", f"{path.name}[{number}]")
                 elif wanted and "ref_id" not in ref:
@@ -90,8 +94,7 @@ class Referring(Walker):
         if image is None or path is None or mask is None:
             yield Skip(reason or "picture: missing on disk", key)
             return
-        number = ref["image_id"]
-        name = coco_picture(number) if isinstance(number, int) and number >= 0 else f"coco/{number}"
+        name = self.picture(ref["image_id"])
         source = partial(load, path, size=(int(image["width"]), int(image["height"])))
         said = ref.get("sentences") if isinstance(ref.get("sentences"), list) else []
         seen: set[str] = set()
@@ -117,10 +120,8 @@ class RefCoco(Referring):
 
     def recognises(self, folder: Path) -> bool:
         named = "+" in folder.resolve().name or "plus" in folder.resolve().name.lower()
-        return super().recognises(folder) and named == self.plus and not (folder / "refs(umd).p").is_file()
-
-    def refs(self, path: Path) -> Iterator[Any]:
-        yield from unpickled(path)
+        other = (folder / "refs(umd).p").is_file() or _clef(folder)
+        return super().recognises(folder) and named == self.plus and not other
 
 
 class RefCocoPlus(RefCoco):
@@ -133,15 +134,24 @@ class RefCocoPlus(RefCoco):
 
 
 class RefCocoG(Referring):
-    """RefCOCOg with the division that keeps pictures apart: `refs(umd).p` and `instances.json`."""
+    """RefCOCOg with the division that keeps pictures apart: `refs(umd).p` and `instances.json`.
+
+    Of the other division, `refs(google).p`, there is `val-google` to score on: its pictures may be in any other split.
+    """
 
     name = "RefCOCOg"
     weight = 0.0  # not in the paper's mixture
     files = ("refs(umd).p",)
     parts = ("train", "val", "test")
 
-    def refs(self, path: Path) -> Iterator[Any]:
-        yield from unpickled(path)
+    def splits(self, folder: Path) -> tuple[str, ...]:
+        return (*super().splits(folder), *((_GOOGLE,) if (folder / "refs(google).p").is_file() else ()))
+
+    def belongs(self, given: Any, split: str) -> bool:
+        return super().belongs(given, "val" if split == _GOOGLE else split)
+
+    def _file(self, folder: Path, split: str = "") -> Path | None:
+        return folder / "refs(google).p" if split == _GOOGLE else super()._file(folder)
 
 
 class GRefCoco(Referring):
@@ -156,35 +166,32 @@ class GRefCoco(Referring):
     files = ("grefs(unc).json",)
 
 
-class Plain(pickle.Unpickler):
-    """Opens pickles of lists, mappings, texts and numbers; whatever else one asks for is refused by name."""
+class RefClef(Referring):
+    """RefClef with UNC's division: `refs(unc).p` beside `refs(berkeley).p`, or in a folder with "clef" in its name.
 
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise pickle.UnpicklingError("it asks for a persistent object")
-
-
-def unpickled(path: Path) -> list[Any]:
-    """The list in a pickle, made of plain values only. Nothing in it is run.
-
-    Raises:
-        DataError: it holds anything else, is cut short, or is far larger than any that is published.
+    Its outlines are run lengths of SAIAPR TC-12's regions. A ref may be of several test splits: "testAB" is of two.
     """
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise DataError(f"{path} has {size} bytes, more than any list of expressions; download it again")
-    try:
-        # Written by Python 2: its texts are bytes, and one that is not UTF-8 must not cost all the others.
-        value = Plain(io.BytesIO(path.read_bytes()), encoding="utf-8", errors="surrogateescape").load()
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path} is no pickle of plain values: {error}; don't trust where it comes from") from error
-    except Exception as error:  # a damaged pickle can raise anything
-        raise DataError(f"{path} is no pickle, or was cut short; download it again") from error
-    if not isinstance(value, list):
-        raise DataError(f"{path} holds a {type(value).__name__} where a list of expressions belongs; download it again")
-    return value
+
+    name = "RefClef"
+    licence = "no licence stated for the expressions; pictures of IAPR TC-12, without copyright restrictions"
+    weight = 0.0  # not in the paper's mixture
+    files = ("refs(unc).p",)
+    parts = ("train", "val", "testA", "testB", "testC")
+    places = ("images/saiapr_tc-12", "saiapr_tc-12")
+
+    def recognises(self, folder: Path) -> bool:
+        return super().recognises(folder) and _clef(folder)
+
+    def belongs(self, given: Any, split: str) -> bool:
+        tests = given.removeprefix("test") if isinstance(given, str) and given.startswith("test") else ""
+        return given == split or split in [f"test{letter}" for letter in tests]
+
+    def picture(self, number: Any) -> str:
+        return f"saiapr/{number}"
+
+
+def _clef(folder: Path) -> bool:
+    return (folder / _BERKELEY).is_file() or "clef" in folder.resolve().name.lower()
 
 
 def words(text: Any) -> str | None:
@@ -256,4 +263,4 @@ def _plain(ref: dict[Any, Any]) -> dict[str, Any]:
     return {**kept, "sentences": sentences}
 
 
-READERS = (RefCoco(), RefCocoPlus(), RefCocoG(), GRefCoco())
+READERS = (RefCoco(), RefCocoPlus(), RefCocoG(), GRefCoco(), RefClef())
