@@ -51,7 +51,10 @@ def test_the_page_names_the_commands_that_are_run_here() -> None:
 
 @dataclass
 class Clients:
-    """Callers that each ask for one edit after the other, over a connection of their own."""
+    """Callers that each ask for one edit after the other, over a connection of their own.
+
+    They draw breath between two, or a service that starts beside them gets no processor.
+    """
 
     address: str
     count: int = 4
@@ -85,6 +88,7 @@ class Clients:
                     self.answered[answer.model_version] += 1
                 except InstructDiffusionError as error:
                     self.failures.append(str(error))
+                time.sleep(0.1)
 
 
 def wait(done: Callable[[], bool], what: str) -> None:

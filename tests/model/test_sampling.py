@@ -182,6 +182,18 @@ def test_an_untrained_model_that_starts_from_the_source_returns_it(tiny: Model, 
     assert torch.allclose(made, source, atol=1e-4)
 
 
+def test_where_nothing_changes_without_words_guidance_takes_one_look(tiny: Model, shards: Path) -> None:
+    torch.nn.init.normal_(tiny.unet.conv_out.weight, std=0.1)
+    triplet = next(iter(read_triplets(shards)))
+    source, text = tiny.encode([triplet.source]), tiny.text([triplet.ask.instruction])
+    full = sample(tiny, source, text, [3], Guidance(steps=1))
+    looks = list[int]()
+    tiny.unet.register_forward_pre_hook(lambda *_: looks.append(1))
+    louder = sample(tiny, source, text, [3], Guidance(steps=1, text=0.65, still=True))
+    assert torch.allclose(louder, source + 1.15 * (full - source), atol=1e-5)
+    assert len(looks) == 1
+
+
 def test_a_seed_repeats_whatever_the_batch_around_it(tiny: Model, shards: Path) -> None:
     torch.nn.init.normal_(tiny.unet.conv_out.weight, std=0.1)
     triplets = list(read_triplets(shards))[:3]

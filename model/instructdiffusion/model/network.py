@@ -47,19 +47,24 @@ disable_progress_bar()  # of reading weights: it writes over the lines of whoeve
 
 @dataclass(frozen=True)
 class Guidance:
-    """How to sample: steps, and the weights of the instruction and of the source; 0.5 and 0.5 is no guidance at all."""
+    """How to sample: steps, and the weights of the instruction and of the source; 0.5 and 0.5 is no guidance at all.
+
+    `still`: without words nothing changes, so the source stands for what the network would say then, and guidance costs
+    no second look: the target is source + (text + 0.5) (full - source), for an image weight of 0.5.
+    """
 
     steps: int = 4
     text: float = 0.5
     image: float = 0.5
+    still: bool = False
 
 
 #: What scored best for the nano base (docs/decisions/0002-nano-base.md): one step is the mean of all answers, which
-#: is what fidelity rewards; what an instruction points at wants it a little louder.
+#: is what fidelity rewards; an edit wants it a little louder.
 NANO_GUIDANCE: dict[Family, Guidance] = {
-    "perception": Guidance(steps=1, text=0.65),
+    "perception": Guidance(steps=1),
     "restoration": Guidance(steps=1),
-    "editing": Guidance(steps=1, text=0.65),
+    "editing": Guidance(steps=1, text=0.65, still=True),
 }
 
 

@@ -62,6 +62,9 @@ def sample(
     for t in scheduler.timesteps:
         target_BCHW = torch.zeros_like(source_BCHW)
         for branch, weight in weights.items():
+            if branch == "image" and guidance.still:
+                target_BCHW += weight * source_BCHW * model.scale
+                continue
             seen_BCHW = source_BCHW if branch in ("full", "image") else torch.zeros_like(source_BCHW)
             heard_BLD = text_BLD if branch in ("full", "text") else null_BLD
             target_BCHW += weight * _predict(model, noisy_BCHW, seen_BCHW, heard_BLD, int(t))
