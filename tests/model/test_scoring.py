@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from instructdiffusion.model.benchmark import Benchmark, Case, Measure, Order, Row, Sample, Tools, each
+from instructdiffusion.model.benchmarks import benchmark_named
 from instructdiffusion.model.endpoints import Endpoint, Still
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.metrics import Spec
@@ -150,6 +151,15 @@ def test_a_bound_is_of_the_groups_that_have_it_of_all_their_samples(tmp_path: Pa
     assert scored(Pairs(6), Still(), tmp_path / "none").values["l1"].bound is None
     value = scored(Counted(6), Kept(), tmp_path / "all").values["l1"]
     assert (value.n, value.bound, value.bound_n) == (6, 0, None)
+
+
+def test_a_report_holds_the_score_of_each_independent_sample_of_what_is_a_mean(tmp_path: Path) -> None:
+    report = scored(Pairs(5), Still(), tmp_path / "pairs")
+    levels = {"0": 0.5, "1": 2.5, "2": 4.0}  # of two gray pictures, and of the last one alone
+    assert report.scores["l1"] == pytest.approx({group: 1 - level / 255 for group, level in levels.items()})
+    alone = scored(Counted(3), Still(), tmp_path / "alone")
+    assert np.mean([*alone.scores["l1"].values()]) == pytest.approx(alone.values["l1"].value)
+    assert scored(benchmark_named("detection"), Still(), tmp_path / "boxes").scores == {}  # no sample has an AP
 
 
 class Cut(Counted):

@@ -23,6 +23,7 @@ from instructdiffusion.model.benchmarks import benchmark_named
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.metrics import Spec, Value, measured, missing
+from instructdiffusion.model.metrics.value import mean
 from instructdiffusion.model.seeds import seed_of
 from instructdiffusion.model.task import Image
 
@@ -67,6 +68,9 @@ class Report(BaseModel):
     latency: dict[str, float] = Field(
         description="seconds a sample, each one's being its share of a batch of up to `batch`, hence of no single "
         "request: mean, p50 and p95"
+    )
+    scores: dict[str, dict[str, float]] = Field(
+        {}, description="of metrics that are means: each independent sample's, by its group; what pairs two reports"
     )
 
 
@@ -147,6 +151,8 @@ def _report(head: Head, rows: Sequence[Row], resamples: int) -> Report:
             for name, spec in head.specs.items()
         }
 
+    whole = values(rows)
+    means = [name for name, value in whole.items() if value.value is not None and known[name].statistic is mean]
     parts = sorted({row["part"] for row in rows} - {""})
     seconds = np.array([row["seconds"] for row in rows])
     return Report(
@@ -155,7 +161,7 @@ def _report(head: Head, rows: Sequence[Row], resamples: int) -> Report:
         data=head.data,
         split=head.split,
         n=len(rows),
-        values=values(rows),
+        values=whole,
         slices={part: values([row for row in rows if row["part"] == part]) for part in parts},
         latency={
             "mean": float(seconds.mean()),
@@ -163,18 +169,15 @@ def _report(head: Head, rows: Sequence[Row], resamples: int) -> Report:
             "p95": float(np.quantile(seconds, 0.95)),
             "batch": float(BATCH),
         },
+        scores={name: {g: float(np.mean(unit)) for g, unit in _units(known[name], rows).items()} for name in means},
     )
 
 
 def _value(spec: Spec, measure: Measure, rows: Sequence[Row], resamples: int) -> Value:
     """One metric of some rows; those of a group are one unit, of which a bound is known where all its rows have it."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row["group"], []).append(row)
 
     def units(of: str) -> list[Any]:
-        picked = (measure.pick([r[of] for r in group]) for group in groups.values() if all(r[of] for r in group))
-        return [unit for unit in picked if unit is not None]
+        return list(_units(measure, rows, of).values())
 
     unjudged = [row[of][UNJUDGED] for row in rows for of in PICTURES if UNJUDGED in row[of]]
     if unjudged and spec.model:
@@ -182,6 +185,15 @@ def _value(spec: Spec, measure: Measure, rows: Sequence[Row], resamples: int) ->
     return measured(
         spec, units("output"), measure.statistic, floor=units("floor"), bound=units("bound"), resamples=resamples
     )
+
+
+def _units(measure: Measure, rows: Sequence[Row], of: str = "output") -> dict[str, Any]:
+    """What a metric is made of, by group; none of a group whose rows lack it."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    picked = {name: measure.pick([r[of] for r in group]) for name, group in groups.items() if all(r[of] for r in group)}
+    return {name: unit for name, unit in picked.items() if unit is not None}
 
 
 def _measured(
