@@ -262,6 +262,8 @@ def test_a_page_says_how_many_checks_passed_and_what_to_look_at() -> None:
     for flag in FLAGS:
         assert f"\n- To look at: {flag}.\n" in text
     judged = gate.verdict(facts().evaluation, None)
+    told = judged.model_copy(update={"notes": ("editing was not compared: other data",)})
+    assert "\n- editing was not compared: other data.\n" in page(facts(verdict=told))
     assert "checks of the policy" not in page(facts(verdict=judged))
     other = judged.model_copy(update={"challenger": "sha256:other", "flags": ("add rose",)})
     assert "add rose" not in page(facts(verdict=other))  # it is of the challenger, and this is the champion's page

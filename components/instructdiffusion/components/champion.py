@@ -1,4 +1,4 @@
-"""Step: the evaluation of the champion, on the data that a challenger was scored on."""
+"""Step: the evaluation of the champion, on the data that a challenger was scored on, and what else is known of it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from instructdiffusion.components import evaluate
+from instructdiffusion.components.evidence import Evidence, gathered
 from instructdiffusion.components.gate import read
+from instructdiffusion.components.measure import DOCUMENTS
 from instructdiffusion.components.registry import CHAMPION, DIGEST, PREVIOUS, Registry, Version
 from instructdiffusion.components.step import data_digest
 from instructdiffusion.components.storage import Store
+from instructdiffusion.components.tracking import explained
 
 
 def run(
@@ -49,6 +52,22 @@ def run(
             return version.number
     evaluate.run(fetched(version, out.with_name("model"), store), shards, out, progress=progress)
     return version.number
+
+
+def benchmarks(number: str, out: Path, *, registry: Registry) -> list[Path]:
+    """Bring the reports of a version's benchmarks to `out`, as far as the run that made it keeps them.
+
+    A run of the same settings may have been measured again with other weights: reports of these are left out.
+    """
+    version = registry.version(number)
+    with explained(registry.uri):
+        if not version.run_id or not registry.client.list_artifacts(version.run_id, DOCUMENTS):
+            return []
+        out.mkdir(parents=True, exist_ok=True)
+        folder = Path(registry.client.download_artifacts(version.run_id, DOCUMENTS, str(out)))
+    found = sorted(folder.glob("*.json"))
+    reports = gathered(Evidence(benchmarks=found)).benchmarks
+    return [path for path, report in zip(found, reports, strict=True) if report.model == version.tags.get(DIGEST)]
 
 
 def fetched(version: Version, folder: Path, store: Store) -> Path:

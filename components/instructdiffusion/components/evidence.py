@@ -1,4 +1,4 @@
-"""What is known of a challenger beside its scores: reports, of which what the gate reads is named here.
+"""What is known of a challenger beside its scores, and of the champion: reports, as far as the gate reads them.
 
 A report counts for the model and the data that it says it is of; one that does not say counts for none.
 """
@@ -47,9 +47,9 @@ class SafetyReport(BaseModel):
 
 
 class Spec(BaseModel):
-    """Which way a metric is better."""
+    """Which way a metric is better; all else of it is kept, so that equal specs mean comparable numbers."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
     better: Literal["higher", "lower"]
 
 
@@ -79,8 +79,10 @@ class BenchmarkReport(BaseModel):
     benchmark: str
     editor: str = Field("", description="NAME@DIGEST of a model folder; an address or do-nothing is no model")
     data: str = ""
+    split: str = ""
     values: dict[str, Value]
     latency: Latency
+    scores: dict[str, dict[str, float]] = Field({}, description="by metric: of each independent sample, by its name")
 
     @property
     def model(self) -> str:
@@ -100,7 +102,7 @@ class Known(BaseModel):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Reports on the challenger, as files; None or empty: there is none."""
+    """Reports on the challenger, as files; None or empty: there is none. Benchmarks may be the champion's too."""
 
     leak: Path | None = None
     safety: Path | None = None

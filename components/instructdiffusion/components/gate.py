@@ -9,36 +9,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from instructdiffusion.components.change import Change, mean_change
 from instructdiffusion.components.evidence import Evidence, Known, gathered
 from instructdiffusion.components.gate_page import page, shown
-from instructdiffusion.components.policy import Check, Margins, Policy, checked, watched
+from instructdiffusion.components.hacks import benchmarks_hacked, tasks_hacked
+from instructdiffusion.components.policy import Check, Margins, Policy, checked
 from instructdiffusion.components.step import Made, made, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Scores = NDArray[np.float64]
+    from instructdiffusion.components.change import Scores
 
 EVALUATION, VERDICT, PAGE = "evaluation.json", "verdict.json", "verdict.html"
-
-
-class Change(BaseModel):
-    """A mean difference with its interval."""
-
-    model_config = ConfigDict(frozen=True)
-    value: float
-    low: float
-    high: float
 
 
 class Row(BaseModel):
@@ -72,6 +62,7 @@ class Verdict(BaseModel):
     policy: Policy = Policy()
     checks: tuple[Check, ...] = Field((), description="what else the policy asks for")
     flags: tuple[str, ...] = Field((), description="what a person should look at, whether it passed or not")
+    notes: tuple[str, ...] = Field((), description="what could not be compared with the champion, and why")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -142,7 +133,7 @@ def verdict(
     Args:
         margins: how sure to be; None: the policy's.
         policy: None: the default, which asks for nothing else.
-        known: what else is known of the challenger; None: nothing.
+        known: what else is known of the challenger, and the champion's benchmarks; None: nothing.
 
     Raises:
         DataError: the evaluations are of different data, or a score is not a number.
@@ -165,9 +156,13 @@ def verdict(
             f"the alignment score does not rise over {over} beyond noise: {shown(rise)}, "
             f"its lower end must be above {margins.rise:g}"
         )
-    checks = checked(policy, challenger, known or Known())
+    known, model = known or Known(), str(challenger["model"])
+    rival = str(champion["model"]) if champion and champion["model"] != model else ""
+    checks = checked(policy, challenger, known, rival)
     rose = [row.task for row in rows if row.over_champion is not None and row.over_champion.low > 0]
-    flags = watched(policy, {name: (ours[name], theirs[name]) for name in rose})
+    drop = policy.watch.drop
+    flags, notes = benchmarks_hacked(drop, known.benchmarks, model, rival) if rival else ([], [])
+    flags = tasks_hacked(drop, {name: (ours[name], theirs[name]) for name in rose}) + flags
     reasons += [check.told for check in checks if not check.passed]
     reasons += flags if policy.watch.refuse else []
     return Verdict(
@@ -175,13 +170,14 @@ def verdict(
         reasons=tuple(reasons),
         rows=rows,
         rise=rise,
-        challenger=challenger["model"],
+        challenger=model,
         champion=champion["model"] if champion else "",
         data=challenger["data"],
         margins=margins,
         policy=policy,
         checks=checks,
         flags=tuple(flags),
+        notes=tuple(notes),
     )
 
 
@@ -233,8 +229,8 @@ def _comparable(challenger: Mapping[str, Any], champion: Mapping[str, Any] | Non
 
 def _row(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any] | None, margins: Margins, level: float) -> Row:
     scores = _array(ours)
-    over_floor = _change([scores - ours["floor"]], margins, level)
-    over_champion = None if theirs is None else _change([scores - _array(theirs)], margins, level)
+    over_floor = mean_change([scores - ours["floor"]], margins, level)
+    over_champion = None if theirs is None else mean_change([scores - _array(theirs)], margins, level)
     allowed = -margins.loss * _room(theirs or ours)
     reason = ""
     if over_floor.high < 0:
@@ -265,7 +261,7 @@ def _rise(ours: Mapping[str, Any], theirs: Mapping[str, Any], margins: Margins) 
         row, other = ours[name], theirs.get(name)
         before = row["floor"] if other is None else _array(other)
         changes.append((_array(row) - before) / _room(other or row))
-    return _change(changes, margins, margins.level)
+    return mean_change(changes, margins, margins.level)
 
 
 def _room(row: Mapping[str, Any]) -> float:
@@ -280,28 +276,3 @@ def _array(row: Mapping[str, Any]) -> Scores:
     import numpy as np
 
     return np.asarray(row["scores"], float)
-
-
-def _change(groups: Sequence[Scores], margins: Margins, level: float) -> Change:
-    """The mean over groups of each group's mean, with its interval; each group is resampled by itself."""
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    value = float(np.mean([group.mean() for group in groups]))
-    if all(np.ptp(group) == 0 for group in groups):  # nothing to resample: equal models, or one sample
-        return Change(value=value, low=value, high=value)
-
-    def mean(*samples: Scores, axis: int) -> Scores:
-        return np.asarray(np.mean([sample.mean(axis=axis) for sample in samples], axis=0), float)
-
-    pairs = [np.repeat(group, 2) if len(group) == 1 else group for group in groups]  # one sample has no spread
-    found = bootstrap(
-        pairs,
-        mean,
-        confidence_level=level,
-        n_resamples=margins.resamples,
-        method="percentile",
-        batch=100,
-        rng=np.random.default_rng(margins.seed),
-    ).confidence_interval
-    return Change(value=value, low=float(found.low), high=float(found.high))

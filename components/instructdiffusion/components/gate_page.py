@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from instructdiffusion.components.gate import Change, Row, Verdict
+    from instructdiffusion.components.change import Change
+    from instructdiffusion.components.gate import Row, Verdict
 
 
 def page(found: Verdict) -> str:
     """The verdict as one self-contained HTML page."""
     head = "The challenger passes" if found.passed else "The champion stays"
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in found.reasons)
     names = ("task", "metric", "n", "floor", "champion", "challenger", "over floor", "over champion", "")
     body = "".join(_tr(map(escape, _cells(row)), "" if row.passed else " class=bad") for row in found.rows)
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{head}</title><style>"
         "body{font:14px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:right;border-bottom:1px solid #ccc}"
         "td:first-child,th:first-child{text-align:left}.bad{background:#fde0dc}</style>"
-        f"<h1>{head}</h1><ul>{reasons}</ul><p>Alignment score: {escape(shown(found.rise))}</p>"
+        f"<h1>{head}</h1><ul>{_items(found.reasons)}</ul><p>Alignment score: {escape(shown(found.rise))}</p>"
         f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{body}</table>{_checks(found)}"
         f"<p>challenger {escape(found.challenger)}<br>champion {escape(found.champion or 'none')}<br>"
         f"data {escape(found.data)}</p></html>\n"
@@ -27,12 +28,16 @@ def page(found: Verdict) -> str:
 
 
 def _checks(found: Verdict) -> str:
-    """What else was asked for, and what to look at; nothing where the policy asks for nothing."""
+    """What else was asked for, what to look at and what was not compared; of what there is nothing, nothing."""
     rows = [(check.name, "passed" if check.passed else "refused", check.told) for check in found.checks]
     body = "".join(_tr(map(escape, cells), "" if cells[1] == "passed" else " class=bad") for cells in rows)
     table = f"<h2>Policy {escape(found.policy.name)}</h2><table>{body}</table>" if rows else ""
-    flags = "".join(f"<li>{escape(flag)}</li>" for flag in found.flags)
-    return table + (f"<h2>To look at</h2><ul>{flags}</ul>" if flags else "")
+    lists = {"To look at": found.flags, "Not compared": found.notes}
+    return table + "".join(f"<h2>{title}</h2><ul>{_items(lines)}</ul>" for title, lines in lists.items() if lines)
+
+
+def _items(lines: Sequence[str]) -> str:
+    return "".join(f"<li>{escape(line)}</li>" for line in lines)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

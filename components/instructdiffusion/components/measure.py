@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from instructdiffusion.components.tracking import TrackedRun
     from instructdiffusion.model.endpoints import Endpoint
 
+DOCUMENTS = "benchmarks"  # folder of the reports among the artifacts of a model's run
 NOTHING = ""  # the order of a loop that has nothing to do: loops over nothing are not to be relied on
 
 
@@ -167,7 +168,7 @@ def merge(
         of = tracked.model(f"model-{model.removeprefix('sha256:')[:12]}", digest=model, params={"digest": model})
         for name, report in facts.items():
             tracked.metrics(figures(report), step=0, model=of)
-            tracked.document(f"benchmarks/{name}.json", report)
+            tracked.document(f"{DOCUMENTS}/{name}.json", report)
     return made(out, "benchmarks", digest, store if facts else None, facts)  # a store keeps no empty folder
 
 

@@ -51,7 +51,7 @@ class Watch(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     drop: float = Field(
-        default=1.0, ge=0, description="dB that the background's PSNR may fall while a task's score rises."
+        default=1.0, ge=0, description="dB that the background's PSNR may fall while a score or a likeness rises."
     )
     refuse: bool = Field(default=False, description="Refuse what is flagged; else a person is told to look.")
 
@@ -128,8 +128,11 @@ class Check(BaseModel):
     told: str
 
 
-def checked(policy: Policy, evaluation: Mapping[str, Any], known: Known) -> tuple[Check, ...]:
+def checked(policy: Policy, evaluation: Mapping[str, Any], known: Known, champion: str = "") -> tuple[Check, ...]:
     """Hold a challenger to what the policy asks for beside the comparison with the champion. A pure function.
+
+    Args:
+        champion: digest; reports of its benchmarks count neither for the challenger nor against it. Empty: none.
 
     Raises:
         ConfigError: a floor names what was not evaluated.
@@ -138,6 +141,8 @@ def checked(policy: Policy, evaluation: Mapping[str, Any], known: Known) -> tupl
     checks = [_floor(name, least, evaluation["tasks"]) for name, least in policy.floors.items()]
     ours = []
     for report in known.benchmarks:
+        if champion and report.model == champion:
+            continue
         name, command = f"benchmark {report.benchmark}", f"benchmark run {report.benchmark} --model DIR"
         if why := stranger(f"the report of {name}", report.model, model, command):
             checks.append(Check(name=name, passed=False, told=why))
@@ -156,31 +161,6 @@ def checked(policy: Policy, evaluation: Mapping[str, Any], known: Known) -> tupl
 def measured(policy: Policy) -> list[str]:
     """The benchmarks that a policy names, each with its own limit."""
     return sorted({name.partition("/")[0] for name in policy.benchmarks})
-
-
-def watched(policy: Policy, rose: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[str]:
-    """What looks like a reward that was hacked, of the tasks whose score rose (challenger's row, champion's row).
-
-    The background is compared sample by sample: how hard a sample's background is cancels out.
-
-    Raises:
-        DataError: a background was scored on different numbers of samples.
-    """
-    from instructdiffusion.model.interval import interval, paired
-
-    flags = []
-    for name, rows in rose.items():
-        ours, theirs = (row.get("also", {}).get("background", {}).get("scores") or () for row in rows)
-        changes = paired(f"the background of {name}", theirs, ours)
-        if not changes:
-            continue
-        change, _, high = interval(changes)
-        if -change > policy.watch.drop and high < 0:
-            flags.append(
-                f"{name} rose while its background fell by {-change:.2f} dB: "
-                "the measure may have been hacked; look at its pictures"
-            )
-    return flags
 
 
 def _floor(name: str, least: float, tasks: Mapping[str, Any]) -> Check:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from instructdiffusion.components.gate import PAGE, Change, Verdict
+from instructdiffusion.components.change import Change
+from instructdiffusion.components.gate import PAGE, Verdict
 from instructdiffusion.components.registry import EVALUATION, kept
 
 LIMIT = 5000  # characters of a description: the width of MLflow's column, which a server's database holds it to
@@ -97,11 +98,11 @@ def _verdict(facts: Facts) -> Verdict | None:
 
 
 def _judged(facts: Facts) -> str:
-    """What else the policy asked for, and what a person should look at."""
+    """What else the policy asked for, what a person should look at, and what could not be compared."""
     verdict = _verdict(facts)
     if verdict is None:
         return ""
-    lines = [f"- To look at: {flag}." for flag in verdict.flags]
+    lines = [f"- To look at: {flag}." for flag in verdict.flags] + [f"- {note}." for note in verdict.notes]
     if verdict.checks:
         passed = sum(check.passed for check in verdict.checks)
         lines.insert(0, f"- {passed} of {len(verdict.checks)} checks of the policy `{verdict.policy.name}` passed.")

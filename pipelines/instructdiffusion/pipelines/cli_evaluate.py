@@ -100,7 +100,8 @@ def gate(
     leak: Annotated[Path | None, typer.Option(help="report on leaks between training and held-out data")] = None,
     safety: Annotated[Path | None, typer.Option(help="report of safety probes")] = None,
     report: Annotated[
-        list[Path] | None, typer.Option("--benchmark", help="a benchmark.json of the challenger; repeatable")
+        list[Path] | None,
+        typer.Option("--benchmark", help="a benchmark.json, of the challenger or the champion; repeatable"),
     ] = None,
     trained_on: Annotated[Path | None, typer.Option(help="data set that the challenger was trained on")] = None,
     as_json: Json = False,
@@ -114,9 +115,8 @@ def gate(
     known = Evidence(leak, safety, tuple(report or ()), lineage(trained_on) if trained_on else ())
     facts = judged(challenger, champion, out, policy=held_to, evidence=known).facts
     told = f"{'passed' if facts['passed'] else 'refused'}: {facts['reason']}"
-    typer.echo(
-        json.dumps(facts, indent=1) if as_json else "\n".join([told, *facts["flags"], f"the report is in {out}"])
-    )
+    lines = [told, *facts["flags"], *facts["notes"], f"the report is in {out}"]
+    typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(lines))
     if not facts["passed"]:
         raise typer.Exit(1)
 

@@ -198,8 +198,10 @@ def gate(
     Returns:
         Whether it may.
     """
+    from dataclasses import replace
     from pathlib import Path
 
+    from instructdiffusion.components.champion import benchmarks as benchmarks_of
     from instructdiffusion.components.champion import run as champion_of
     from instructdiffusion.components.evidence import Evidence
     from instructdiffusion.components.gate import PAGE, run
@@ -225,6 +227,8 @@ def gate(
             known=[Path(known.path), Path(also_known.path)],
             progress=here.progress,
         )
+        before = benchmarks_of(version, beside.with_name("measured"), registry=here.registry) if version else []
+        evidence = replace(evidence, benchmarks=[*evidence.benchmarks, *before])
         against = theirs if version else None
         made = run(ours, against, Path(verdict.path), policy=held_to, evidence=evidence, store=here.store)
         champion.metadata["version"] = version
