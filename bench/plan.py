@@ -102,13 +102,14 @@ def main() -> None:
     """Measure and record everything, or what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--stages", nargs="+", type=int, choices=STAGES, default=list(STAGES))
     parser.add_argument("--train", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.train:
         train(*given.train)
         return
     with TemporaryDirectory() as name:
-        for size, stage in product(given.sizes, STAGES):
+        for size, stage in product(given.sizes, given.stages):
             processes = 1 if size == "large" else 2
             planned, took = compare(Path(name), size, stage, processes)
             what = f"Memory as planned, {size} U-Net, ZeRO {stage}, {processes} process{'es' * (processes > 1)}"

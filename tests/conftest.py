@@ -23,7 +23,7 @@ os.environ.update(
 # Of two workers on two cores each computes on one; those of a worker wait for those of the other otherwise.
 os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 
-SHARED = ("charts", "components", "labeling", "serving")  # folders whose tests share what is slow to start
+SHARED = ("charts", "labeling", "serving")  # folders whose tests share what is slow to start
 RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 # A script's background jobs are started deaf to Ctrl-C, and so would be every command that a test interrupts.

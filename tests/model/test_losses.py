@@ -94,6 +94,32 @@ def test_a_perfect_network_is_sampled_to_the_target_from_nothing_but_noise(stabl
     assert torch.allclose(made * model.scale, wanted, atol=1e-4)
 
 
+def test_a_sample_that_loses_its_summary_keeps_its_words(tiny: Model) -> None:
+    torch.nn.init.normal_(tiny.unet.conv_out.weight, std=0.1)
+    source = torch.randn(4, 12, 8, 8, generator=torch.Generator().manual_seed(0))
+    text, tokens = tiny.text(["Remove the red ball."] * 4), tiny.tokens([""])
+
+    def loss(drop: float, told: Tensor = text) -> Tensor:
+        diffusion = tiny.diffusion.model_copy(update={"drop_pooled": drop, "drop_text": 0.0, "drop_image": 0.0})
+        objective = Objective(tiny.unet, None, tiny.text([""])[0], tiny.scheduler, diffusion)
+        loss_B: Tensor = objective(source, source + 1, told, tokens, torch.Generator().manual_seed(1))
+        return loss_B.detach()
+
+    whole, words = loss(0.0), loss(1.0)
+    assert not torch.equal(whole, words)
+    assert not torch.equal(words, loss(1.0, tiny.text(["Add a blue cat."] * 4)))
+    with torch.no_grad():
+        tiny.unet.add_embedding.proj.weight.mul_(2)
+    assert torch.equal(words, loss(1.0))
+    assert not torch.equal(whole, loss(0.0))
+    assert not tiny.unet.add_embedding._forward_hooks  # what it was trained with is gone
+
+
+def test_a_network_without_a_summary_can_not_lose_it() -> None:
+    with pytest.raises(ConfigError, match="drop_pooled needs a U-Net that is given pooled text"):
+        losses(Diffusion(drop_pooled=0.5))
+
+
 def test_offset_noise_is_one_number_more_a_channel() -> None:
     noise = torch.randn(200, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     more = offset(noise, 0.5, torch.Generator().manual_seed(1)) - noise

@@ -63,6 +63,9 @@ class Diffusion(Section):
     drop_image: float = Field(
         0.075, description="share of samples that lose their source; never the same ones", ge=0, le=1
     )
+    drop_pooled: float = Field(
+        0.0, description="share of samples that lose the instruction's summary and keep its words", ge=0, le=1
+    )
     focus: float = Field(
         0.0, description="extra loss weight shared out over the changed cells; 0: all cells alike", ge=0
     )
@@ -108,6 +111,9 @@ class Optim(Section):
     batch_size: int = Field(3072, description="triplets per optimizer step, over all processes", ge=1)
     micro_batch: int = Field(64, description="triplets per process per forward pass", ge=1)
     learning_rate: float = Field(1e-4, description="at its highest", gt=0)
+    attention_rate: float = Field(
+        1.0, description="learning rate of attention's queries and keys, as a share of the others'", gt=0, le=1
+    )
     warmup: int = Field(0, description="steps until the learning rate is reached", ge=0)
     decay: Literal["constant", "cosine", "wsd"] = Field(
         "constant", description="the learning rate after warm-up; wsd: constant, the last fifth linearly to nothing"

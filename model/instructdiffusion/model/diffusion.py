@@ -5,7 +5,8 @@ Shape suffixes: B batch, C latent channels, HW latent height and width, L tokens
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from instructdiffusion.model.config import Diffusion
+from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.loss_scale import LossScale
 
 SMALLEST_SHARE = 0.02  # of the cells: changes smaller than this count as this, so that no cell gets all the weight
@@ -141,6 +143,8 @@ class Objective(nn.Module):
     ) -> None:
         """Take the networks; `scale` is what makes a source comparable to a target (see `Model.scale`)."""
         super().__init__()
+        if diffusion.drop_pooled and not hasattr(unet, "add_embedding"):
+            raise ConfigError("diffusion.drop_pooled needs a U-Net that is given pooled text; set 0 for this one")
         self.unet, self.text_encoder = unet, text_encoder
         self.scheduler, self.diffusion, self.scale = scheduler, diffusion, scale
         self.precision, self.layout = torch.float32, torch.contiguous_format  # of what the networks compute
@@ -180,7 +184,8 @@ class Objective(nn.Module):
         halves = self.precision != torch.float32
         with torch.autocast(source_BCHW.device.type, self.precision) if halves else nullcontext():
             text_BLD = self._text(text, null_tokens, no_text_B)
-            output = self.unet(input_BCHW, t_B, text_BLD).sample.float()
+            with self._summaries(count, generator):
+                output = self.unet(input_BCHW, t_B, text_BLD).sample.float()
         before_BCHW = seen_BCHW * self.scale  # what the network starts from, as a target would be
         changed_B1HW = changed_cells(target_BCHW, before_BCHW if diffusion.gate else source_BCHW * self.scale)
         weight_B1HW = focus_weights(changed_B1HW, diffusion.focus)
@@ -198,6 +203,23 @@ class Objective(nn.Module):
             gate_B1HW = binary_cross_entropy_with_logits(output[:, -1:], changed_B1HW, weight_B1HW, reduction="none")
             loss_B = loss_B + diffusion.gate_weight * gate_B1HW.mean((1, 2, 3))
         return loss_B
+
+    @contextmanager
+    def _summaries(self, count: int, generator: torch.Generator) -> Iterator[None]:
+        """Some samples lose the pooled text that is added to the time embedding, and have their words alone.
+
+        What all of an instruction amounts to tells neither which colour goes with which joint, nor teaches attention
+        to the words, which could: where it is there, it is enough to lower the loss of whatever asks for one thing.
+        """
+        if not self.diffusion.drop_pooled:
+            yield
+            return
+        kept_B1 = (torch.rand(count, 1, generator=generator) >= self.diffusion.drop_pooled).float()
+        hook = self.unet.add_embedding.register_forward_hook(lambda _, __, pooled: pooled * kept_B1.to(pooled))
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _text(self, text: Tensor, null_tokens: Tensor, dropped_B: Tensor) -> Tensor:
         if self.text_encoder is None:

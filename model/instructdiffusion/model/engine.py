@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -18,6 +19,7 @@ from torch import nn
 from instructdiffusion.model.config import Optim, Run
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.loss_scale import LossScale
+from instructdiffusion.model.shares import begin_moments
 
 BUCKET = 5 * 10**8  # gradients that are summed over processes at once; their room is set aside whole
 WSD_TAIL = 0.2  # share of the steps in which the learning rate falls
@@ -92,13 +94,30 @@ def start(run: Run, objective: nn.Module) -> Any:
     import deepspeed
 
     weights = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=run.optim.learning_rate, weight_decay=run.optim.weight_decay, fused=True)
+    groups = _groups(objective, run.optim.attention_rate)
+    optimizer = torch.optim.AdamW(groups, lr=run.optim.learning_rate, weight_decay=run.optim.weight_decay, fused=True)
     config = deepspeed_config(run, int(os.environ["WORLD_SIZE"]))
     config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, sum(weight.numel() for weight in weights))
     engine, *_ = deepspeed.initialize(model=objective, model_parameters=weights, optimizer=optimizer, config=config)
     if engine.dp_world_size == 1 and not engine.zero_optimization():
         engine.enable_backward_allreduce = False  # it would copy every gradient twice, to ask nobody
+    if len(groups) > 1 and engine.zero_optimization():
+        begin_moments(engine, 0)  # after the first group's step DeepSpeed looks for the sums of all of them
     return engine
+
+
+def _groups(objective: nn.Module, share: float) -> list[dict[str, Any]]:
+    """The weights that learn, in groups with their share of the learning rate.
+
+    Queries and keys multiply each other: at a high rate they grow until every softmax looks at one place alone, and has
+    no gradient any more.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, weight in objective.named_parameters():
+        if weight.requires_grad:
+            asks = name.startswith("unet.") and re.search(r"\.to_[qk]\.", name)
+            groups.setdefault(share if asks else 1.0, []).append(weight)
+    return [{"params": weights, "share": share} for share, weights in groups.items()]
 
 
 def is_first() -> bool:

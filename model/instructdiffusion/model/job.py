@@ -80,7 +80,7 @@ def take_step(job: Job, batches: Batches[Any], stream: Iterator[Batch], out: Pat
         Interrupted: a process was told to stop; the step is as if it had not begun, and those before it are saved.
     """
     for group in job.engine.optimizer.param_groups:
-        group["lr"] = engine.learning_rate(job.run, job.step)
+        group["lr"] = engine.learning_rate(job.run, job.step) * group["share"]
     generator = torch.Generator().manual_seed(hash((job.run.seed, job.step, job.rank)) & 0x7FFFFFFF)
     done: list[Part] = []
     norm = None

@@ -83,17 +83,19 @@ def base() -> Run:
     """The embedded nano base, from nothing, on composed scenes; before, its text encoder learns to read.
 
     It predicts the target as source + gate * output, most often from pure noise, and its loss is a share of what
-    changing nothing loses (docs/decisions/0002-nano-base.md has what was tried).
+    changing nothing loses. Half of the time it has only the words, not their summary, and its attention learns slowly
+    (docs/decisions/0002-nano-base.md has what was tried).
     """
     return Run(
         name="base",
         network=Network(widths=(192, 128, 192), text_layers=4),
-        diffusion=_NANO,
+        diffusion=_NANO.model_copy(update={"drop_pooled": 0.5}),
         optim=Optim(
             steps=8_850,
             batch_size=64,
             micro_batch=64,
             learning_rate=1e-3,
+            attention_rate=0.1,
             warmup=300,
             decay="wsd",
             zero_stage=0,
@@ -151,7 +153,7 @@ def smoke() -> Run:
     """The smallest run that does everything, for tests."""
     tiny = Network(size=32, channels=12, widths=(16, 32), heads=2, text_width=32, text_layers=1)
     optim = Optim(
-        steps=4, batch_size=4, micro_batch=2, learning_rate=1e-3,
+        steps=4, batch_size=4, micro_batch=2, learning_rate=1e-3, attention_rate=0.5,
         precision="fp32", attention="plain", layout="channels_first",
     )  # fmt: skip
     return Run(
