@@ -88,7 +88,7 @@ class Clients:
                     self.answered[answer.model_version] += 1
                 except InstructDiffusionError as error:
                     self.failures.append(str(error))
-                time.sleep(0.1)
+                time.sleep(0.25)
 
 
 def wait(done: Callable[[], bool], what: str) -> None:

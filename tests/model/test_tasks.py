@@ -102,13 +102,13 @@ def test_a_disc_has_the_papers_radius_and_never_less_than_a_cell() -> None:
     assert radius_of(64) == 3.5
 
 
-def test_most_training_scenes_have_few_joints_annotated_and_no_test_scene_has() -> None:
+def test_some_training_scenes_have_few_joints_annotated_and_no_test_scene_has() -> None:
     toy = Studio.toy()
     train, test = (
         [len(TASKS["keypoint"].stage(studio, Random(seed))[1]["joints"]) for seed in range(100)]
         for studio in (replace(toy, split="train"), toy)
     )
-    assert np.mean(np.array(train) <= 2) > 0.5 > 0.2 > np.mean(np.array(test) <= 2)
+    assert 0.5 > np.mean(np.array(train) <= 2) > 0.25 > 0.2 > np.mean(np.array(test) <= 2)
     assert {1, 2, 5} <= {*train}
 
 

@@ -214,7 +214,7 @@ def _filled(
         new = UNet2DConditionModel.from_config({**unet.config, "in_channels": channels})
     new.load_state_dict(_taken(new.state_dict(), names, tensors, file, like), assign=True)
     new.eval().requires_grad_(False)
-    new.set_attn_processor(network.fastest_attention())
+    network.set_attention(new)
     return new
 
 

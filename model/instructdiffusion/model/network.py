@@ -19,7 +19,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import (
+    Attention,
+    AttnAddedKVProcessor,
+    AttnAddedKVProcessor2_0,
+    AttnProcessor,
+    AttnProcessor2_0,
+)
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -191,17 +197,21 @@ def create(network: Network, diffusion: Diffusion, pictures: Iterable[Image], se
         out_channels=network.channels + diffusion.gate,
         block_out_channels=network.widths,
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (deep - 1)),
-        up_block_types=(*("CrossAttnUpBlock2D",) * (deep - 1), "UpBlock2D"),
+        # At the finest level, where each of an object's parts has cells of its own, words are heard too, and only they.
+        up_block_types=(*("CrossAttnUpBlock2D",) * (deep - 1), "SimpleCrossAttnUpBlock2D"),
+        only_cross_attention=(True, *(False,) * (deep - 1)),
         layers_per_block=network.layers,
-        attention_head_dim=network.heads,  # diffusers reads this as the number of heads
+        attention_head_dim=network.heads,  # diffusers reads this as the number of heads, at the finest as their width
         cross_attention_dim=network.text_width,
         norm_num_groups=16,
         time_embedding_dim=2 * network.text_width,
         addition_embed_type="text",
         addition_embed_type_num_heads=network.heads,
     )
-    nn.init.zeros_(unet.conv_out.weight)
-    nn.init.zeros_(unet.conv_out.bias)
+    finest = [hearing.to_out[0] for hearing in unet.up_blocks[-1].attentions]
+    for last in (unet.conv_out, *finest):
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=network.text_width,
@@ -307,13 +317,21 @@ def parts(folder: Path) -> tuple[UNet2DConditionModel, Any, CLIPTextModel, PreTr
     )
     for part in (unet, vae, text_encoder):
         part.eval().requires_grad_(False)
-    unet.set_attn_processor(fastest_attention())
+    set_attention(unet)
     return unet, vae, text_encoder, AutoTokenizer.from_pretrained(folder / "tokenizer")
 
 
-def fastest_attention() -> AttnProcessor | AttnProcessor2_0:
-    """Plain attention on CPUs, where it is as fast or faster at this size; the fused kernel on GPUs."""
-    return AttnProcessor2_0() if torch.cuda.is_available() else AttnProcessor()
+def set_attention(unet: UNet2DConditionModel, fused: bool | None = None) -> None:
+    """Let a U-Net compute attention by the fused kernel or the plain way.
+
+    None: plain on CPUs, where it is as fast or faster at this size, fused on GPUs. Attention that hears the text beside
+    its picture (diffusers' "added" keys and values) has processors of its own.
+    """
+    fused = torch.cuda.is_available() if fused is None else fused
+    plain, added = (AttnProcessor2_0, AttnAddedKVProcessor2_0) if fused else (AttnProcessor, AttnAddedKVProcessor)
+    for module in unet.modules():
+        if isinstance(module, Attention):
+            module.set_processor(plain() if module.added_kv_proj_dim is None else added())
 
 
 def word_tokenizer(length: int) -> PreTrainedTokenizerFast:

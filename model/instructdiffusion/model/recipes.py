@@ -95,7 +95,7 @@ def base() -> Run:
             batch_size=64,
             micro_batch=64,
             learning_rate=1e-3,
-            attention_rate=0.1,
+            attention_rate=0.25,
             warmup=300,
             decay="wsd",
             zero_stage=0,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from instructdiffusion.model.config import Optim
 from instructdiffusion.model.diffusion import Objective
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.model.loss_scale import LossScale
+from instructdiffusion.model.network import set_attention
 
 log = logging.getLogger(__name__)
 FILE = "speed.json"
@@ -31,7 +31,7 @@ SOON = 50  # steps: a training of fewer is over before what measuring costs it i
 MOST_CELLS = 1024  # of latents whose attention is tried the plain way, which holds a number for each pair of them
 MARGIN = 1.03  # as much faster has to be what is less usual: else chance decides, and no training is like another
 
-ATTENTIONS = {"plain": AttnProcessor, "fused": AttnProcessor2_0}
+ATTENTIONS = ("plain", "fused")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS = {"channels_first": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -88,7 +88,7 @@ def ways(optim: Optim, cells: int) -> list[Way]:
 
 def use(way: Way, objective: Objective) -> None:
     """Make an objective compute in a way."""
-    objective.unet.set_attn_processor(ATTENTIONS[way.attention]())
+    set_attention(objective.unet, fused=way.attention == "fused")
     objective.precision, objective.layout = PRECISIONS[way.precision], LAYOUTS[way.layout]
 
 
