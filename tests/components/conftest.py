@@ -45,16 +45,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 @pytest.fixture
 def settings(servers: Servers) -> Settings:
-    """The settings that reach the object store."""
-    return Settings.from_environment(servers.store.environment, needs=["store"])
+    """The settings that reach the object store, which has its bucket."""
+    found = Settings.from_environment(servers.store.environment, needs=["store"])
+    Store.open(found).ensure_bucket()
+    return found
 
 
 @pytest.fixture
 def store(settings: Settings) -> Store:
     """The object store with its bucket."""
-    store = Store.open(settings)
-    store.ensure_bucket()
-    return store
+    return Store.open(settings)
 
 
 @pytest.fixture

@@ -154,17 +154,17 @@ def test_a_training_whose_rank_is_killed_goes_on_by_itself_and_from_the_store_wh
     prepared: tuple[Path, Path], settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (data, model), out, done = prepared, tmp_path / "out", list[tuple[int, int]]()
-    run = override(smoke(), ["optim.steps=20", "checkpoint_every=1", "account=true", "samples_every=0"])
+    run = override(smoke(), ["optim.steps=8", "checkpoint_every=1", "account=true", "samples_every=0"])
     asked = settings.model_copy(update={"training": Training(checkpoints=2)})
     weights = train.run(run, data, out, model=model, report=Killing(done), settings=asked)
     assert "rank 1 ended with signal SIGKILL" in caplog.text
-    assert done[-1] == (20, 20)
-    drawn, due = account.read(out), Latents.open(data).mixture(run.seed, {}).draws(range(80))
-    assert [sorted(numbers) for numbers in drawn.values()] == [sorted(due[i : i + 4]) for i in range(0, 80, 4)]
+    assert done[-1] == (8, 8)
+    drawn, due = account.read(out), Latents.open(data).mixture(run.seed, {}).draws(range(32))
+    assert [sorted(numbers) for numbers in drawn.values()] == [sorted(due[i : i + 4]) for i in range(0, 32, 4)]
 
     made, (newest, _) = digest_of(weights), marks(out / "checkpoints")
     shutil.rmtree(out)
     done.clear()
     weights = train.run(run, data, out, model=model, report=Progress(done), settings=asked)
-    assert done == [(step, 20) for step in range(newest["step"] + 1, 21)]
+    assert done == [(step, 8) for step in range(newest["step"] + 1, 9)]
     assert digest_of(weights) == made
