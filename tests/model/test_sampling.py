@@ -204,6 +204,11 @@ def test_a_seed_repeats_whatever_the_batch_around_it(tiny: Model, shards: Path) 
     assert not torch.allclose(sample(tiny, source[1:2], text[1:2], [9], Guidance(steps=2, text=2.0)), alone, atol=1e-4)
 
 
+def test_a_saved_model_does_not_tell_where_it_lay_before(tiny_folder: Path, tmp_path: Path) -> None:
+    saved = network.save(network.load(tiny_folder), tmp_path / "again")
+    assert str(tiny_folder) not in "".join(file.read_text() for file in saved.rglob("*.json"))
+
+
 def test_an_edit_comes_back_at_the_size_of_its_picture_with_a_typed_answer(tiny: Model) -> None:
     editor = Editor(tiny)
     picture = np.full((40, 72, 3), 120, np.uint8)

@@ -66,9 +66,9 @@ class Guidance:
 
 
 #: What scored best for the nano base (docs/decisions/0002-nano-base.md): one step is the mean of all answers, which
-#: is what fidelity rewards; an edit wants it a little louder.
+#: is what fidelity rewards; what an instruction points at wants it a little louder.
 NANO_GUIDANCE: dict[Family, Guidance] = {
-    "perception": Guidance(steps=1),
+    "perception": Guidance(steps=1, text=0.65, still=True),
     "restoration": Guidance(steps=1),
     "editing": Guidance(steps=1, text=0.65, still=True),
 }
@@ -257,6 +257,10 @@ def save(model: Model, folder: Path, half: bool = False) -> Path:
     with atomic_directory(folder) as new:
         for name in NETWORKS:
             getattr(model, name).save_pretrained(new / name)
+        for config in new.glob("*/config.json"):  # diffusers writes down in which folder a network lay before
+            told = json.loads(config.read_text())
+            told.pop("_name_or_path", None)
+            write_atomic(config, json.dumps(told, indent=2, sort_keys=True) + "\n")
         if half:
             for file in new.rglob("*.safetensors"):
                 _halve(file)
