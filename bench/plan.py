@@ -42,6 +42,7 @@ def settings(size: str, stage: int, processes: int) -> Run:
         "optim.precision": WAY.precision,
         "optim.attention": WAY.attention,
         "optim.layout": WAY.layout,
+        "optim.attention_rate": 1,
         "checkpoint_every": 2,
         "samples_every": 0,
         "network.text_layers": 2,  # a text encoder that learns takes part in the plan, too
