@@ -196,3 +196,22 @@ def test_halves_train_however_weights_are_split(latents: Path, tiny_folder: Path
         found = losses(str(stage), "optim.precision=fp16", f"optim.zero_stage={stage}")
         assert found == pytest.approx(wanted, rel=0.02)
         assert found != wanted
+
+
+@pytest.mark.xdist_group("training in the tests' own process")
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("stage", [0, 1])
+def test_queries_and_keys_learn_at_their_share_of_the_rate(
+    stage: int, latents: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    settings = ["optim.micro_batch=4", f"optim.zero_stage={stage}", "optim.weight_decay=0", "samples_every=0"]
+    before = network.load(tiny_folder).unet.state_dict()
+
+    def moved(share: float, kind: str) -> float:
+        run = override(recipes.smoke(), [*settings, f"optim.attention_rate={share}"])
+        after = trained(run, latents, tiny_folder, tmp_path / f"{share}", Silent())
+        name = f"mid_block.attentions.0.transformer_blocks.0.attn2.{kind}.weight"
+        return float((after[name] - before[name]).abs().max())
+
+    assert moved(1e-6, "to_q") < 1e-7 < 1e-4 < moved(1.0, "to_q")
+    assert moved(1e-6, "to_v") > 1e-4
