@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -101,10 +102,12 @@ def wait(done: Callable[[], bool], what: str) -> None:
 def services(folder: Path) -> set[int]:
     """The processes that serve from a folder, without the workers of one that lives: one for each service."""
     found = {}
-    for process in psutil.process_iter(["cwd", "cmdline", "ppid"]):
-        ours = process.info["cwd"] and Path(process.info["cwd"]).is_relative_to(folder / "out")
-        if ours and "bentoml" in " ".join(process.info["cmdline"] or ()):
-            found[process.pid] = process.info["ppid"]
+    for process in psutil.process_iter(["cmdline", "ppid"]):
+        if "bentoml" not in " ".join(process.info["cmdline"] or ()):
+            continue
+        with contextlib.suppress(psutil.Error, FileNotFoundError):  # it ended since it was listed
+            if Path(process.cwd()).is_relative_to(folder / "out"):
+                found[process.pid] = process.info["ppid"]
     return {pid for pid, parent in found.items() if parent not in found}
 
 
