@@ -328,14 +328,16 @@ def parts(folder: Path) -> tuple[UNet2DConditionModel, Any, CLIPTextModel, PreTr
 def set_attention(unet: UNet2DConditionModel, fused: bool | None = None) -> None:
     """Let a U-Net compute attention by the fused kernel or the plain way.
 
-    None: plain on CPUs, where it is as fast or faster at this size, fused on GPUs. Attention that hears the text beside
-    its picture (diffusers' "added" keys and values) has processors of its own.
+    None: fused on GPUs; plain on CPUs, where it is as fast or faster at this size, but for attention that hears the text
+    beside its picture (diffusers' "added" keys and values, which have processors of their own): its many thin heads at
+    the finest level would fill the memory with weights.
     """
-    fused = torch.cuda.is_available() if fused is None else fused
-    plain, added = (AttnProcessor2_0, AttnAddedKVProcessor2_0) if fused else (AttnProcessor, AttnAddedKVProcessor)
+    slow, fast = (AttnProcessor, AttnAddedKVProcessor), (AttnProcessor2_0, AttnAddedKVProcessor2_0)
     for module in unet.modules():
         if isinstance(module, Attention):
-            module.set_processor(plain() if module.added_kv_proj_dim is None else added())
+            hears = module.added_kv_proj_dim is not None
+            quick = (torch.cuda.is_available() or hears) if fused is None else fused
+            module.set_processor((fast if quick else slow)[hears]())
 
 
 def word_tokenizer(length: int) -> PreTrainedTokenizerFast:
