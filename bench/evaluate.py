@@ -32,7 +32,7 @@ def seconds(samples: int, workers: int = 0) -> float:
 def main() -> None:
     """Measure, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=100, help="of each task")
+    parser.add_argument("--samples", type=int, default=1000, help="of each task")
     samples = parser.parse_args().samples
     apart, alone = seconds(samples), seconds(samples, workers=1)
     told = f"Evaluating the base on {samples} samples of each task"

@@ -44,6 +44,7 @@ from instructdiffusion.model.network import Model
 from instructdiffusion.model.report import Silent
 from instructdiffusion.model.synthesis.write import mixture, synthesize
 from instructdiffusion.model.train import train
+from instructdiffusion.model.words import word_tokenizer
 
 SIDE = 256  # pixels
 GIB = 2**20  # KiB, the unit in which the system tells a process's memory
@@ -111,7 +112,7 @@ class Watch(Silent):
 def networks(part: int) -> Model:
     """Stable Diffusion 1.5 with all widths divided by `part`, of random weights."""
     torch.manual_seed(0)
-    tokenizer, diffusion, width = network.word_tokenizer(77), Diffusion(), 768 // part
+    tokenizer, diffusion, width = word_tokenizer(77), Diffusion(), 768 // part
     unet = UNet2DConditionModel(
         sample_size=SIDE // 8,
         in_channels=8,

@@ -14,7 +14,8 @@ from instructdiffusion.model import network, recipes
 from instructdiffusion.model.data.latents import Latents, encode
 from instructdiffusion.model.data.shards import Manifest, Triplet, read_triplets, write_shard
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.model.network import Model, PatchAutoencoder
+from instructdiffusion.model.network import Model
+from instructdiffusion.model.patches import PatchAutoencoder
 from instructdiffusion.model.task import Ask, Image
 
 

@@ -25,7 +25,8 @@ from instructdiffusion.model.diffusion import (
 )
 from instructdiffusion.model.editor import Editor
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.network import Guidance, Model, PatchAutoencoder, scheduler_for
+from instructdiffusion.model.network import Guidance, Model, scheduler_for
+from instructdiffusion.model.patches import PatchAutoencoder
 from instructdiffusion.model.sampler import branch_weights, sample
 
 

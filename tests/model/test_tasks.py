@@ -10,11 +10,11 @@ import pytest
 
 from instructdiffusion.model.colors import MARKS, OBJECTS, TINTS, nearest
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.network import word_tokenizer
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.task import Ask, Task
 from instructdiffusion.model.tasks import TASKS, task_named, understand
 from instructdiffusion.model.tasks.keypoint import radius_of
+from instructdiffusion.model.words import word_tokenizer
 
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
 SEEDS = range(8)

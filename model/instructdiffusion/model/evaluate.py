@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 REPORT = "evaluation.json"
 SHEET = "sheet.png"  # the first samples of every task, one row each
 SHOWN = 12  # samples on a contact sheet
-SPREAD = 300  # samples from which on several processes are worth their start
+SPREAD = 2000  # samples from which on several processes are worth their start
 MOST = 4  # processes, each with a gigabyte of its own; what is left of the threads is shared among them
 LARGE = 500e6  # bytes of weights from which on there is one process: each reads them anew
 

@@ -7,18 +7,15 @@ classes at small size, with a patch code for autoencoder.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.attention_processor import (
     Attention,
     AttnAddedKVProcessor,
@@ -26,28 +23,24 @@ from diffusers.models.attention_processor import (
     AttnProcessor,
     AttnProcessor2_0,
 )
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
-from diffusers.models.modeling_utils import ModelMixin
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils.logging import disable_progress_bar
 
 from instructdiffusion.model.config import Diffusion, Network
 from instructdiffusion.model.errors import DataError, ModelError
 from instructdiffusion.model.files import atomic_directory, write_atomic
+from instructdiffusion.model.patches import PatchAutoencoder
 from instructdiffusion.model.task import Family, Image
 from instructdiffusion.model.weights import BASE, NETWORKS, SETTINGS
+from instructdiffusion.model.words import word_tokenizer
 
 TEXT_ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"  # on a CPU the fused kernel trains at half the speed
-IMAGE_CHANNELS = 3
 disable_progress_bar()  # of reading weights: it writes over the lines of whoever reads them
 
 
@@ -136,51 +129,6 @@ class Model:
     def scale(self) -> float:
         """What target latents are multiplied by; condition latents are not (spec 1.5)."""
         return float(getattr(self.vae.config, "scaling_factor", 1.0))
-
-
-class PatchAutoencoder(ModelMixin, ConfigMixin):
-    """Patches to their principal components and back: an autoencoder with nothing to train.
-
-    Components are divided by the root of their standard deviation, so that fine detail neither drowns nor dominates.
-    Same interface as `AutoencoderKL`. docs/decisions/0002-nano-base.md says why this and not a trained one.
-    """
-
-    @register_to_config
-    def __init__(self, patch: int = 4, latent_channels: int = 32, scaling_factor: float = 1.0) -> None:
-        super().__init__()
-        size = IMAGE_CHANNELS * patch * patch
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("components", torch.eye(size)[:latent_channels].clone())
-        self.register_buffer("spread", torch.ones(latent_channels))
-        self.unshuffle, self.shuffle = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
-
-    @torch.no_grad()
-    def fit(self, pictures: Iterable[Image]) -> PatchAutoencoder:
-        """Set the components from pictures (uint8), a few hundred at least."""
-        pixels = torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).float() / 127.5 - 1
-        patches = self.unshuffle(pixels).permute(0, 2, 3, 1).flatten(0, 2).double()
-        mean = patches.mean(0)
-        values, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
-        order = values.argsort(descending=True)[: self.components.shape[0]]
-        deviation = values[order].clamp(min=1e-6).sqrt()
-        spread = deviation.sqrt()
-        spread *= (deviation / spread).square().mean().sqrt()  # latents have mean square 1
-        self.mean.copy_(mean)
-        self.components.copy_(vectors[:, order].T)
-        self.spread.copy_(spread)
-        return self
-
-    def encode(self, pixels: Tensor) -> AutoencoderKLOutput:
-        """Pixels in -1..1 (batch x 3 x height x width) to a distribution of no width over latents."""
-        patches = self.unshuffle(pixels) - self.mean[:, None, None]
-        latents = torch.einsum("bphw,cp->bchw", patches, self.components) / self.spread[:, None, None]
-        moments = torch.cat([latents, torch.full_like(latents, -30.0)], dim=1)
-        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments, deterministic=True))
-
-    def decode(self, latents: Tensor) -> DecoderOutput:
-        """Latents to pixels in about -1..1."""
-        patches = torch.einsum("bchw,cp->bphw", latents * self.spread[:, None, None], self.components)
-        return DecoderOutput(sample=self.shuffle(patches + self.mean[:, None, None]))
 
 
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "PatchAutoencoder": PatchAutoencoder}
@@ -328,9 +276,9 @@ def parts(folder: Path) -> tuple[UNet2DConditionModel, Any, CLIPTextModel, PreTr
 def set_attention(unet: UNet2DConditionModel, fused: bool | None = None) -> None:
     """Let a U-Net compute attention by the fused kernel or the plain way.
 
-    None: fused on GPUs; plain on CPUs, where it is as fast or faster at this size, but for attention that hears the text
-    beside its picture (diffusers' "added" keys and values, which have processors of their own): its many thin heads at
-    the finest level would fill the memory with weights.
+    None: fused on GPUs; plain on CPUs, where it is as fast or faster at this size, but for attention that hears the
+    text beside its picture (diffusers' "added" keys and values, which have processors of their own): its many thin
+    heads at the finest level would fill the memory with weights.
     """
     slow, fast = (AttnProcessor, AttnAddedKVProcessor), (AttnProcessor2_0, AttnAddedKVProcessor2_0)
     for module in unet.modules():
@@ -338,44 +286,6 @@ def set_attention(unet: UNet2DConditionModel, fused: bool | None = None) -> None
             hears = module.added_kv_proj_dim is not None
             quick = (torch.cuda.is_available() or hears) if fused is None else fused
             module.set_processor((fast if quick else slow)[hears]())
-
-
-def word_tokenizer(length: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of whole words: those of the tasks' templates, colours, kinds, joints, places; no case, no commas."""
-    words = ["<pad>", "<start>", "<end>", "<unknown>", *_words()]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unknown>"))
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.Lowercase(),
-            normalizers.Replace("colour", "color"),
-            normalizers.Replace(Regex("[^a-z ]"), " "),
-        ]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=length,
-        pad_token="<pad>",
-        bos_token="<start>",
-        eos_token="<end>",
-        unk_token="<unknown>",
-    )
-
-
-@cache
-def _words() -> tuple[str, ...]:
-    from instructdiffusion.model.colors import MARKS, OBJECTS, TINTS
-    from instructdiffusion.model.synthesis.objects import JOINTS, KINDS
-    from instructdiffusion.model.synthesis.scenes import PLACES
-    from instructdiffusion.model.tasks import TASKS
-
-    texts = [re.sub(r"\{\w+\}", " ", t) for task in TASKS.values() for t in task.templates]
-    texts += [*MARKS, *TINTS, *OBJECTS, *KINDS, *PLACES, *(j for joints in JOINTS.values() for j in joints)]
-    texts += ["a dot on the and thing object left right of above below"]
-    return tuple(sorted({w for text in texts for w in re.sub("[^a-z ]", " ", text.lower()).split()}))
 
 
 def _halve(file: Path) -> None:
