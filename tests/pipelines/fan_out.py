@@ -9,8 +9,8 @@ from pathlib import Path
 
 from kfp import dsl, local
 
-from instructdiffusion.pipelines.graph import fresh
 from instructdiffusion.pipelines.source_steps import build, join, plan
+from instructdiffusion.pipelines.stages import fresh
 
 
 @dsl.pipeline(name="fan-out")  # type: ignore[untyped-decorator]

@@ -1,6 +1,7 @@
 """The pipelines that users submit: each stage by itself, on data and models by their address, and all of them.
 
-The stages are those of `graph.py`. What one run made is an input of the next by the address that its artifact shows.
+The stages are those of `stages.py` and `releases.py`. What one run made is an input of the next by the address that its
+artifact shows.
 """
 
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from collections.abc import Mapping
 from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
-from instructdiffusion.pipelines import graph
+from instructdiffusion.pipelines import graph, releases, stages
 from instructdiffusion.pipelines.data_steps import fetch, load
 from instructdiffusion.pipelines.evidence_steps import assign
 from instructdiffusion.pipelines.model_steps import evaluate
@@ -24,7 +25,7 @@ def train(
     train_steps: int = 30,
     seed: int = 0,
     work: str = "/work",
-) -> graph.Trained:
+) -> stages.Trained:
     """Train a model on latents and score it.
 
     Args:
@@ -37,7 +38,7 @@ def train(
         seed: of order and noise.
         work: folder that outlives the run.
     """
-    made = graph.training(
+    made = stages.training(
         base=fetch(source=start, name="base").outputs["model"],
         latents=load(source=latents, name="train").outputs["shards"],
         held_out=load(source=held_out, name="held-out").outputs["shards"],
@@ -46,7 +47,7 @@ def train(
         seed=seed,
         work=work,
     ).outputs
-    return graph.Trained(made["model"], made["training"], made["evaluation"])
+    return stages.Trained(made["model"], made["training"], made["evaluation"])
 
 
 @dsl.pipeline(name="align", description="Tune a model on picked edits, beside a control, and score it.")
@@ -61,7 +62,7 @@ def align(
     align_steps: int = 40,
     seed: int = 0,
     work: str = "/work",
-) -> graph.Aligned:
+) -> stages.Aligned:
     """Tune a model on picked edits and, as a control, on random ones; compare the two and score the first.
 
     Args:
@@ -77,7 +78,7 @@ def align(
         seed: of edits, picks, order and noise.
         work: folder that outlives the run.
     """
-    made = graph.alignment(
+    made = stages.alignment(
         model=fetch(source=model, name="train").outputs["model"],
         prompts=load(source=prompts, name="prompts").outputs["shards"],
         held_out=load(source=held_out, name="held-out").outputs["shards"],
@@ -89,7 +90,7 @@ def align(
         seed=seed,
         work=work,
     ).outputs
-    return graph.Aligned(
+    return stages.Aligned(
         made["model"], made["training"], made["control_training"], made["alignment"], made["evaluation"]
     )
 
@@ -104,7 +105,7 @@ def release(
     seed: int = 0,
     work: str = "/work",
     port: int = 0,
-) -> graph.Released:
+) -> releases.Released:
     """Score a model, hold it against whatever serves, and put the better one into service.
 
     Args:
@@ -121,8 +122,8 @@ def release(
     base = fetch(source=start, name="base").outputs["model"]
     challenger = fetch(source=model, name="challenger").outputs["model"]
     standing = evaluate(model=base, shards=tested).outputs["evaluation"]
-    seated = graph.fresh(seat(model=base, evaluation=standing))
-    made = graph.release(
+    seated = stages.fresh(seat(model=base, evaluation=standing))
+    made = releases.release(
         name="challenger",
         model=challenger,
         evaluation=evaluate(model=challenger, shards=tested).outputs["evaluation"],
@@ -131,18 +132,18 @@ def release(
         held_out=tested,
         policy=policy,
         leak=leak,
-        orders=graph.fresh(assign(policy=policy, benchmarks="", samples=0, parts=1)).outputs["Output"],
+        orders=stages.fresh(assign(policy=policy, benchmarks="", samples=0, parts=1)).outputs["Output"],
         seed=seed,
         work=work,
         port=port,
     ).after(seated)
-    return graph.Released(made.outputs["champion"], made.outputs["verdict"], made.outputs["passed"])
+    return releases.Released(made.outputs["champion"], made.outputs["verdict"], made.outputs["passed"])
 
 
 @dsl.pipeline(name="benchmark", description="Measure a model by benchmarks, their parts side by side.")
 def benchmark(
     benchmarks: str, model: str = "", samples: int = 100, parts: int = 1, policy: str = "", work: str = "/work"
-) -> graph.Measured:
+) -> releases.Measured:
     """Measure a model by benchmarks, each divided into parts that are done side by side.
 
     Args:
@@ -153,18 +154,18 @@ def benchmark(
         policy: the gate's, a YAML file or its s3:// address; empty: the default, which names no benchmark.
         work: folder that outlives the run: a part that was stopped goes on where it was.
     """
-    made = graph.measured(
-        orders=graph.fresh(assign(policy=policy, benchmarks=benchmarks, samples=samples, parts=parts)).outputs[
+    made = releases.measured(
+        orders=stages.fresh(assign(policy=policy, benchmarks=benchmarks, samples=samples, parts=parts)).outputs[
             "Output"
         ],
         model=fetch(source=model, name="measured").outputs["model"],
         work=work,
     )
-    return graph.Measured(made.outputs["benchmarks"])
+    return releases.Measured(made.outputs["benchmarks"])
 
 
 PIPELINES: Mapping[str, GraphComponent] = {
-    "data": graph.data,
+    "data": stages.data,
     "train": train,
     "align": align,
     "release": release,
