@@ -6,24 +6,34 @@ depend on stands in `part-1-of-2.json`: parts that were made differently are not
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from instructdiffusion.model.benchmark import UNJUDGED, Benchmark, Case, Measure, Order, Row, Sample, Tools
 from instructdiffusion.model.benchmarks import benchmark_named
 from instructdiffusion.model.errors import ConfigError, DataError
-from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.files import write_atomic
 from instructdiffusion.model.metrics import Spec, Value, measured, missing
 from instructdiffusion.model.metrics.value import mean
+from instructdiffusion.model.part_files import (
+    PICTURES,
+    Head,
+    append,
+    data_named,
+    files,
+    finished,
+    hold,
+    keys_done,
+    read_head,
+    read_rows,
+)
 from instructdiffusion.model.seeds import seed_of
 from instructdiffusion.model.task import Image
 
@@ -32,26 +42,8 @@ if TYPE_CHECKING:
 
 REPORT = "benchmark.json"
 BATCH = 16  # samples edited at once, and the most that a killed run does again
-LISTS = (".json", ".jsonl", ".pts", ".txt", ".csv")  # what tells of pictures: files whose content is in a data's digest
 RESAMPLES = 1000
-PICTURES = ("output", "floor", "bound")  # what each sample is measured on
 Progress = Callable[[int, int], None]
-
-
-class Head(BaseModel):
-    """What the rows of a part depend on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    benchmark: str
-    editor: str
-    data: str = Field(description="name of the folder and what is in it, see `data_named`; or that it is composed")
-    split: str
-    samples: int
-    size: int
-    seed: int
-    parts: int
-    specs: dict[str, Spec]
-    missing: dict[str, str] = Field(description="metrics that can't be had, and why")
 
 
 class Report(BaseModel):
@@ -98,19 +90,19 @@ def run(
     if not 1 <= number <= parts:
         raise ConfigError(f"part {number}/{parts} does not exist; count from 1/{parts} to {parts}/{parts}")
     tools = tools or Tools()
-    rows, head = _files(out, number, parts)
+    rows, head = files(out, number, parts)
     if not rows.is_file():
         head.unlink(missing_ok=True)  # nothing was measured yet: what is mended in between may change the head
-    _same(head, _head(benchmark, endpoint, order, parts, tools, out))
-    done = set(_repaired(rows))
+    hold(head, _head(benchmark, endpoint, order, parts, tools, out))
+    done = set(keys_done(rows))
     mine = itertools.islice(_unique(benchmark.cases(order)), number - 1, None, parts)
     for batch in _batches(case for case in mine if case.key not in done):
-        _append(rows, _measured(benchmark, endpoint, [case.load() for case in batch], order.seed, tools))
+        append(rows, _measured(benchmark, endpoint, [case.load() for case in batch], order.seed, tools))
         done |= {case.key for case in batch}
         progress(len(done), 0)
     if not done and number == 1:
         raise DataError(f"benchmark {benchmark.name} found no samples; look at the data, or ask for more")
-    write_atomic(_finished(out, number, parts), json.dumps(sorted(done)))
+    write_atomic(finished(out, number, parts), json.dumps(sorted(done)))
     return rows
 
 
@@ -123,17 +115,17 @@ def merge(out: Path, *, resamples: int = RESAMPLES) -> Report:
     heads = sorted(out.glob("part-*.json"))
     if not heads:
         raise DataError(f"{out} holds no part of a benchmark; run it first")
-    found = [_read_head(head) for head in heads]
+    found = [read_head(head) for head in heads]
     first = found[0]
     if other := next((path for path, head in zip(heads, found, strict=True) if head.parts != first.parts), None):
         raise DataError(f"{out} holds parts of two runs, {heads[0].name} and {other.name}; delete those of one")
     rows: dict[str, Row] = {}
     for number in range(1, first.parts + 1):
-        file, head = _files(out, number, first.parts)
-        if not head.is_file() or not _finished(out, number, first.parts).is_file():
+        file, head = files(out, number, first.parts)
+        if not head.is_file() or not finished(out, number, first.parts).is_file():
             raise DataError(f"part {number}/{first.parts} in {out} is not finished; run it with --part")
-        _same(head, first)
-        rows |= {row["key"]: row for row in _rows(file)}
+        hold(head, first)
+        rows |= {row["key"]: row for row in read_rows(file)}
     ordered = [rows[key] for key in sorted(rows)]
     report = _report(first, ordered, resamples)
     write_atomic(out / REPORT, report.model_dump_json(indent=1))
@@ -264,89 +256,6 @@ def _head(benchmark: Benchmark, endpoint: Endpoint, order: Order, parts: int, to
         specs={m.spec.name: m.spec.model_copy(update=made) for m in measures},
         missing={m.spec.name: m.why for m in measures if m.why},
     )
-
-
-def data_named(data: Path, out: Path, name: str = "") -> str:
-    """A folder's name with a digest of what is in it: the same wherever it lies, another when something changed.
-
-    `name` is the folder's where this is a copy of it.
-    Of its files names and sizes count; of lists, and of the manifest of triplets, the content too. Reading gigabytes
-    of pictures would take longer than to measure a part. What lies in `out`, which may be below it, is left out.
-    """
-    data, out, whole = data.resolve(), out.resolve(), hashlib.sha256()
-    for file in sorted(p for p in data.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        if not file.is_relative_to(out):
-            told = digest_of(file) if file.suffix in LISTS else file.stat().st_size
-            whole.update(f"{file.relative_to(data).as_posix()}\0{told}\n".encode())
-    return f"{name or data.name}@sha256:{whole.hexdigest()}"
-
-
-def _same(path: Path, wanted: Head) -> None:
-    """Write the head of a part, or refuse to go on with one that was made otherwise."""
-    if not path.is_file():
-        write_atomic(path, wanted.model_dump_json(indent=1))
-        return
-    found = _read_head(path)
-    if found != wanted:
-        other = next(name for name in Head.model_fields if getattr(found, name) != getattr(wanted, name))
-        raise DataError(f"{path} was made with another {other}; choose another folder with --out, or delete this one")
-
-
-def _read_head(path: Path) -> Head:
-    try:
-        return Head.model_validate_json(path.read_text())
-    except (OSError, ValidationError) as error:
-        raise DataError(
-            f"{path} is broken ({str(error).splitlines()[0]}); delete {path.parent} and run again"
-        ) from None
-
-
-def _files(out: Path, number: int, parts: int) -> tuple[Path, Path]:
-    stem = out / f"part-{number}-of-{parts}"
-    return stem.with_suffix(".jsonl"), stem.with_suffix(".json")
-
-
-def _finished(out: Path, number: int, parts: int) -> Path:
-    return out / f"part-{number}-of-{parts}.done"
-
-
-def _repaired(path: Path) -> Iterator[str]:
-    """The keys of the rows in a file that are done: not those that a judge who was away has yet to see.
-
-    A last line that was cut off with its run is cut away.
-    """
-    if not path.is_file():
-        return
-    whole = path.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    if end < len(whole):
-        write_atomic(path, whole[:end])
-    yield from (row["key"] for row in _rows(path) if not any(UNJUDGED in row[of] for of in PICTURES))
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    if not path.is_file():  # a part without samples
-        return
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path} line {number} is broken ({error}); delete the file and run again") from None
-
-
-def _append(path: Path, rows: Iterator[Row]) -> None:
-    lines = []
-    for row in rows:
-        try:
-            lines.append(json.dumps(row, allow_nan=False) + "\n")
-        except ValueError:
-            raise DataError(f"sample {row['key']}: a measure is no finite number; look at its pictures") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(lines))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _unique(cases: Iterator[Case]) -> Iterator[Case]:
