@@ -177,7 +177,7 @@ def test_reports_of_different_data_and_those_without_a_partner_say_so(reports: l
 
 def test_likeness_without_a_background_is_said_not_to_be_compared(reports: list[Report]) -> None:
     for report in reports:
-        del report["values"]["background"]  # as of MagicBrush
+        del report["values"]["background"]  # as of samples without a mask
     found = judged(*reports)
     told = "judged/background on embedded was not compared with the champion's: it was not measured"
     assert (found.flags, found.notes) == ((), (told,))

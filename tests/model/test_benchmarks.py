@@ -19,6 +19,7 @@ from instructdiffusion.model.benchmarks.perception import Semantic
 from instructdiffusion.model.benchmarks.unseen import OF_68, landmarks
 from instructdiffusion.model.endpoints import Endpoint, Folder, Still
 from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.metrics.pixels import CAP
 from instructdiffusion.model.scoring import Report, merge, run
 from instructdiffusion.model.task import Ask, Image
 
@@ -126,6 +127,7 @@ def test_a_metric_whose_network_was_not_named_is_missing(tmp_path: Path) -> None
     report = scored(benchmark_named("magicbrush"), Still(), tmp_path, Order(samples=1))
     assert report.values["clip_i"].missing == "no CLIP was named; give --clip"
     assert report.values["l1"].value is not None
+    assert report.values["background"].value == CAP  # who changes nothing leaves alone what the truth does
 
 
 def test_people_are_scored_in_the_picture_that_they_were_cut_from(tmp_path: Path) -> None:
@@ -200,6 +202,8 @@ def test_a_session_of_magicbrush_goes_on_from_what_the_model_made(tmp_path: Path
     still = scored(single, Still(), tmp_path / "single", order).values["l1"]
     assert still.value == pytest.approx(80 / 255)
     assert still.n == 1  # the turns of a session are one piece of evidence
+    # All of each picture changes, so that nothing is left to be background.
+    assert scored(single, Still(), tmp_path / "single", order).values["background"].value is None
     assert scored(chained, Still(), tmp_path / "chained", order).values["l1"].value == pytest.approx(160 / 255)
 
 

@@ -23,7 +23,7 @@ from instructdiffusion.model.metrics import Preprocessing, Spec, Value, measured
 from instructdiffusion.model.metrics.answers import accuracy
 from instructdiffusion.model.metrics.coco import AP, Matches, precision
 from instructdiffusion.model.metrics.joints import AS_COCO, keypoints, nme, pck, sigma
-from instructdiffusion.model.metrics.pixels import background, l1, l2, like, psnr, ssim
+from instructdiffusion.model.metrics.pixels import TOLERANCE, background, changed, l1, l2, like, psnr, ssim
 from instructdiffusion.model.metrics.regions import Overlap, ciou, giou, mciou, n_acc, overlap, t_acc
 from instructdiffusion.model.metrics.value import mean
 from instructdiffusion.model.task import psnr as task_psnr
@@ -191,6 +191,19 @@ def test_pixels_score_as_by_hand() -> None:
     assert background(output, source, changes) == 60
     assert background(output, source, ~changes) == pytest.approx(10 * np.log10(255**2 / 100))
     assert background(output, source, np.ones((8, 8), np.bool_)) is None
+
+
+def test_what_a_target_changes_is_found_with_its_rim_whatever_saving_did_to_the_rest() -> None:
+    rng = np.random.default_rng(0)
+    source = rng.integers(60, 180, (64, 96, 3), dtype=np.uint8)
+    target = source + rng.integers(-TOLERANCE, TOLERANCE, source.shape, dtype=np.int8, endpoint=True)
+    target[20:40, 30:50] += 60
+    target[29, 30:50] = source[29, 30:50]  # by chance alike, inside
+    found = changed(target.astype(np.uint8), source)
+    assert found[20:40, 30:50].all()
+    assert not found[:18].any()
+    assert not found[:, 53:].any()
+    assert not changed(source, source).any()
 
 
 def test_ssim_follows_its_equation_on_one_window() -> None:

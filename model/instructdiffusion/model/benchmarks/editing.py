@@ -40,7 +40,7 @@ from instructdiffusion.model.data.shards import Triplet
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.metrics import Spec
 from instructdiffusion.model.metrics import likeness as like
-from instructdiffusion.model.metrics.pixels import BACKGROUND, L1, L2, background, l1, l2
+from instructdiffusion.model.metrics.pixels import BACKGROUND, L1, L2, TOLERANCE, background, changed, l1, l2
 from instructdiffusion.model.metrics.pixels import like as at_size
 from instructdiffusion.model.metrics.value import mean
 from instructdiffusion.model.synthesis.scenes import phrase
@@ -50,6 +50,9 @@ from instructdiffusion.model.tasks import TASKS, understand
 SAMPLES = "samples.jsonl"
 CAPTIONS = "local_descriptions.json"  # of MagicBrush: what each target shows where it was edited
 KINDS = ("replace", "remove", "add", "recolour")
+_UNCHANGED = BACKGROUND.model_copy(
+    update={"parameters": (*BACKGROUND.parameters, ("changes", f"what the truth changes by more than {TOLERANCE}"))}
+)
 NO_CLIP = "no CLIP was named; give --clip"
 NO_CAPTIONS = "there are no captions of the targets"
 
@@ -109,10 +112,13 @@ class Objects(Benchmark):
 
 
 class MagicBrush(Benchmark):
-    """MagicBrush's test by its own recipe: each turn from the true picture before it."""
+    """MagicBrush's test by its own recipe: each turn from the true picture before it.
+
+    Beside it the background, which is where the truth leaves the source alone; its masks are not read.
+    """
 
     name = "magicbrush"
-    about = "every turn of MagicBrush from the true picture, by its own recipe: L1, L2, CLIP-I, DINO, CLIP-T"
+    about = "every turn of MagicBrush from the true picture by its own recipe: L1, L2, CLIP-I, DINO, CLIP-T; background"
     tasks = (EDIT,)
     in_turns = False
 
@@ -140,7 +146,12 @@ class MagicBrush(Benchmark):
         target = sample.targets[-1]
         assert target is not None
         output = at_size(outputs[-1], target)
-        row: Row = {"l1": l1(output, target), "l2": l2(output, target)}
+        before = at_size(sample.source, target)
+        row: Row = {
+            "l1": l1(output, target),
+            "l2": l2(output, target),
+            "background": background(output, before, changed(target, before)),
+        }
         if tools.clip is not None:
             made, wanted = tools.clip.pictures([outputs[-1]]) + tools.clip.pictures([target])
             row["clip_i"] = like.cosine(made, wanted)
@@ -156,6 +167,7 @@ class MagicBrush(Benchmark):
         return (
             Measure(self._spec(L1), each("l1"), mean),
             Measure(self._spec(L2), each("l2"), mean),
+            Measure(self._spec(_UNCHANGED), each("background"), mean),
             Measure(
                 self._spec(clip.spec(like.CLIP_I) if clip else like.CLIP_I), each("clip_i"), mean, missing_clip(tools)
             ),

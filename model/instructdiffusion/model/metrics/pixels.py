@@ -5,6 +5,7 @@ Pictures are uint8, height x width x 3; the two of a pair are of one size, see `
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from PIL import Image as Pillow
 
@@ -14,6 +15,8 @@ from instructdiffusion.model.task import Image, Mask
 
 CAP = 60.0  # dB; equal pictures would be infinitely alike
 WINDOW = 7  # pixels: the side of SSIM's window
+TOLERANCE = 16  # of 255: saving and resizing alone hardly changes a colour by more
+RIM = 64  # the shorter side is so many times as long as the rim of what changed
 
 PSNR = Spec(name="psnr", unit="dB", parameters=(("cap", CAP),))
 SSIM = Spec(name="ssim", unit="-1 to 1", parameters=(("window", WINDOW),))
@@ -49,6 +52,19 @@ def background(output: Image, source: Image, changes: Mask) -> float | None:
         return None
     error = float((difference**2).mean())
     return CAP if error == 0 else min(CAP, float(10 * np.log10(255**2 / error)))
+
+
+def changed(target: Image, source: Image) -> Mask:
+    """Where a target differs from its source (height x width, bool): what may change where nobody drew a mask of it.
+
+    A colour that differs by more than 16 of 255 counts, with a rim of a 64th of the shorter side, and all gaps that are
+    no wider than two rims.
+    """
+    _alike(target, source)
+    differs = (np.abs(target.astype(np.int16) - source) > TOLERANCE).any(2).astype(np.uint8)
+    side = 2 * (min(differs.shape) // RIM) + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return cv2.dilate(cv2.morphologyEx(differs, cv2.MORPH_CLOSE, disc), disc).astype(np.bool_)
 
 
 def l1(output: Image, target: Image) -> float:
