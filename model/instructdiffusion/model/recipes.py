@@ -115,11 +115,14 @@ def adapt() -> Run:
 
 
 def train() -> Run:
-    """Stage 2 at nano size: the multi-task mixture, from the base, two processes; the text encoder is frozen."""
+    """Stage 2 at nano size: the multi-task mixture, from the base, two processes; the text encoder is frozen.
+
+    The rate rises slowly: Adam's first steps know no scale yet and would undo some of what the base learnt for hours.
+    """
     return Run(
         name="train",
         diffusion=_NANO,
-        optim=Optim(steps=60, batch_size=32, micro_batch=16, learning_rate=1e-4, warmup=10),
+        optim=Optim(steps=60, batch_size=32, micro_batch=16, learning_rate=1e-4, warmup=100),
         ema_decay=0.99,
         checkpoint_every=20,
         log_every=5,
@@ -133,7 +136,7 @@ def align() -> Run:
     The gate is not taught what changes: an edit that a model made changes a little everywhere, and that is not wanted.
     """
     run = train()
-    optim = run.optim.model_copy(update={"learning_rate": 5e-5})
+    optim = run.optim.model_copy(update={"learning_rate": 5e-5, "warmup": 10})
     diffusion = run.diffusion.model_copy(update={"gate_weight": 0.0})
     return run.model_copy(
         update={"name": "align", "optim": optim, "diffusion": diffusion, "ema_decay": 0.99, "seed": 1}

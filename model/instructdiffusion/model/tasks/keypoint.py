@@ -23,7 +23,7 @@ from instructdiffusion.model.task import Ask, Image, Label, Metric, Task
 RADIUS = 10 / 256  # of the picture's side
 SMALLEST = 3.5  # pixels
 MOST_JOINTS = 5
-FEW = 0.3  # of training's scenes have one or two joints annotated: what a single joint is, many dots hardly teach
+FEW = 0.15  # of training's scenes have one or two joints annotated: what a single joint is, many dots hardly teach
 TOLERANCE = 0.1  # of the picture's side: a joint within it counts as found (PCK@0.1)
 SHIFTS, SOLID = 4, 0.6  # how often the middle of a found disc is moved, and the share of it that must be ink for that
 ARTICULATED = tuple(kind for kind in KINDS if JOINTS[kind])
