@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-unexport PYTHONDONTWRITEBYTECODE # where it is set, each of hundreds of processes compiles every library again: 7 of 12 s
+unexport PYTHONDONTWRITEBYTECODE # where it is set, each of hundreds of processes compiles all its libraries again
 .PHONY: demo test check fix setup environments base bench experiments soak label-studio clean help
 
 # The stamps' names hold what was installed: a change of these files makes an environment out of date.
