@@ -1,6 +1,6 @@
 """How near plans of trainings are to what they took: three sizes, every stage of ZeRO, one process or two.
 
-python bench/plan.py    # a quarter of an hour on two cores; writes bench/results/*.json
+python bench/plan.py    # twenty minutes on two cores; writes bench/results/*.json
 """
 
 from __future__ import annotations

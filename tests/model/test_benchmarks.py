@@ -199,11 +199,10 @@ def test_a_session_of_magicbrush_goes_on_from_what_the_model_made(tmp_path: Path
     (session,) = [case.load() for case in chained.cases(order)]
     assert [ask.instruction for ask in session.asks] == said
     assert session.label["captions"] == ["", "something light"]
-    still = scored(single, Still(), tmp_path / "single", order).values["l1"]
-    assert still.value == pytest.approx(80 / 255)
-    assert still.n == 1  # the turns of a session are one piece of evidence
-    # All of each picture changes, so that nothing is left to be background.
-    assert scored(single, Still(), tmp_path / "single", order).values["background"].value is None
+    still = scored(single, Still(), tmp_path / "single", order).values
+    assert still["l1"].value == pytest.approx(80 / 255)
+    assert still["l1"].n == 1  # the turns of a session are one piece of evidence
+    assert still["background"].value is None  # all of each picture changes
     assert scored(chained, Still(), tmp_path / "chained", order).values["l1"].value == pytest.approx(160 / 255)
 
 
