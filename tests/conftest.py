@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,7 @@ os.environ.update(
 # Of two workers on two cores each computes on one; those of a worker wait for those of the other otherwise.
 os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 
+SCHEMAS = Path(__file__).parents[2] / "shared"  # what may lie beside the checkout
 SHARED = ("charts", "labeling", "serving")  # folders whose tests share what is slow to start
 RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -51,6 +54,22 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)  # networks this small only wait for each other's threads
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def validate() -> Callable[[dict[str, Any]], list[tuple[str, str]]]:
+    """What a cluster's API server would say to an object, custom resources by their own schemas, as (path, message)."""
+    script = SCHEMAS / "tools" / "validate_manifests.py"
+    if not script.is_file():
+        pytest.skip("the folder with the schemas of custom resources is not beside this checkout")
+    pytest.importorskip("kubernetes_validate")
+    spec = importlib.util.spec_from_file_location("validate_manifests", script)
+    assert spec is not None
+    assert spec.loader is not None
+    tools = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tools)
+    kinds, customs, rules = tools.BuiltIn("1.34"), tools.CRDs([str(SCHEMAS / "crds")]), tools.make_cel()
+    return lambda doc: list(tools.validate(doc, kinds, customs, rules, set()))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from charts.rendering import CHART, Object, kind, named
 COMPONENTS = CHART.parents[1] / "components" / "instructdiffusion" / "components"
 CALL = re.compile(r"\.((?:create|get|delete|list|read|patch|replace|watch)_namespaced_\w+)\b")
 VERBS = {"read": "get", "replace": "update"}  # the client's words for the API's
-RESOURCES = {"pod": "pods", "pod_log": "pods/log", "event": "events"}
+RESOURCES = {"pod": "pods", "pod_log": "pods/log", "event": "events", "deployment": "deployments"}
 
 
 def called(custom: str) -> set[tuple[str, str]]:

@@ -67,6 +67,9 @@ class OnDisk:
     def give_share(self, version: Version) -> None:
         raise NotImplementedError
 
+    def end_share(self) -> None:
+        raise NotImplementedError
+
     def mended(self) -> None:
         for mark in self.folder.glob("broken-*"):
             mark.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,15 +23,19 @@ from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.model.errors import ConfigError, ServiceError
 
 PATH = re.compile(r"/apis/serving\.kserve\.io/v1beta1/namespaces/ml/inferenceservices(?:/(?P<name>[^/?]+))?")
+DEPLOYMENTS = "/apis/apps/v1/namespaces/ml/deployments?labelSelector=serving.kserve.io%2Finferenceservice%3Dedits"
+VERSION = "INSTRUCTDIFFUSION_SERVING_VERSION"
+Validate = Callable[[dict[str, Any]], list[tuple[str, str]]]
 
 
 class Cluster:
-    """What the API server holds; `answer` makes it fail."""
+    """An API server with KServe: what they hold; `answer` makes it fail."""
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
+        self.deployments: dict[str, dict[str, Any]] = {}
         self.answer: tuple[int, str] | None = None
-        self.verbs: set[str] = set()
+        self.calls: set[tuple[str, str]] = set()
 
     @property
     def service(self) -> dict[str, Any]:
@@ -40,37 +44,68 @@ class Cluster:
     def spec(self) -> dict[str, Any]:
         return dict(self.service["spec"])
 
-    def ready(self, canary: bool | None = None, **status: Any) -> None:
-        """Do what KServe does once all pods are ready."""
-        self.service["status"] = {
-            "observedGeneration": self.service["metadata"]["generation"],
-            "conditions": [{"type": "Ready", "status": "True"}],
-            "url": "http://edits.ml.example.org",
-            **status,
+    def reconcile(self) -> None:
+        """Do what KServe does at once: a Deployment of each predictor by its name, and of no other."""
+        asked = [self.spec()["predictor"], *(canary["predictor"] for canary in self.spec().get("canary") or ())]
+        names = {"-".join(filter(None, ("edits-predictor", one.get("name")))): one for one in asked}
+        self.deployments = {
+            name: changed(self.deployments.get(name), name, one["model"]) for name, one in names.items()
         }
-        if canary is not None:
-            percent, name = self.spec()["canary"][0]["trafficPercent"], self.spec()["canary"][0]["predictor"]["name"]
-            self.service["status"]["canaryStatuses"] = [{"name": name, "ready": canary, "trafficPercent": percent}]
+
+    def ready(self, canary: bool = True, **status: Any) -> None:
+        """Do what KServe and Kubernetes do, until all pods are ready, or all but the canary's."""
+        self.reconcile()
+        for name, deployment in self.deployments.items():
+            if canary or name == "edits-predictor":
+                replicas = deployment["spec"]["replicas"]
+                counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), replicas)
+                deployment["status"] = {"observedGeneration": deployment["metadata"]["generation"], **counts}
+        conditions = [{"type": "Ready", "status": "True"}]
+        self.service["status"] = {"conditions": conditions, "url": "http://edits.ml.example.org", **status}
 
     def call(self, verb: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        self.verbs.add(verb)
-        found = PATH.fullmatch(path.partition("?")[0])
         if self.answer:
             return failure(*self.answer)
+        if path == DEPLOYMENTS:
+            self.calls.add(("LIST", "deployments"))
+            return 200, {"kind": "DeploymentList", "items": list(self.deployments.values())}
+        found = PATH.fullmatch(path.partition("?")[0])
         if found is None:
             return 404, {}
+        self.calls.add((verb, "inferenceservices"))
         name = found["name"] or body["metadata"]["name"]
         if verb == "POST":
             if name in self.objects:
                 return failure(409, "already exists")
-            self.objects[name] = {**body, "metadata": {**body["metadata"], "generation": 1}}
-        elif name not in self.objects:
+            return self.admit(name, {**body, "metadata": {**body["metadata"], "generation": 1}})
+        if name not in self.objects:
             return failure(404, f'inferenceservices "{name}" not found')
-        elif verb == "PATCH":
-            before = json.dumps(self.objects[name]["spec"])
-            self.objects[name] = merged(self.objects[name], body)
-            self.objects[name]["metadata"]["generation"] += before != json.dumps(self.objects[name]["spec"])
+        if verb == "PATCH":
+            return self.admit(name, merged(self.objects[name], body))
         return 200, self.objects[name]
+
+    def admit(self, name: str, new: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Refuse what KServe's webhook and schema refuse of what we could ask for."""
+        if "name" in new["spec"]["predictor"]["model"]:
+            return failure(400, "the 'name' field is not allowed in standard predictor")
+        for canary in new["spec"].get("canary") or ():
+            if not canary["predictor"].get("name") or not canary["predictor"]["model"].get("name"):
+                return failure(422, "spec.canary[0].predictor: a name is required, and a name of its model")
+        self.objects[name] = new
+        return 200, new
+
+
+def changed(before: dict[str, Any] | None, name: str, model: dict[str, Any]) -> dict[str, Any]:
+    """A Deployment for a predictor's model: as it was, or at the beginning of a change."""
+    environment = [{"name": "PORT", "value": "8080"}, *model["env"]]
+    containers = [{"name": "other"}, {"name": "kserve-container", "image": model.get("image"), "env": environment}]
+    template = {"metadata": {}, "spec": {"containers": containers}}
+    if before and before["spec"]["template"] == template:
+        return before
+    generation = before["metadata"]["generation"] + 1 if before else 1
+    status = dict(before["status"]) if before else {}  # of the pods before, which go on
+    spec = {"replicas": 2, "selector": {}, "template": template}
+    return {"metadata": {"name": name, "generation": generation}, "spec": spec, "status": status}
 
 
 def failure(code: int, message: str) -> tuple[int, dict[str, Any]]:
@@ -130,27 +165,44 @@ def version(number: str, source: str = "s3://bucket/models/x", **tags: str) -> V
     return Version(number=number, source=source, run_id="r", tags=tags, aliases=())
 
 
-def model_of(predictor: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: predictor["model"].get(key) for key in ("image", "storageUri")}
+def served_by(cluster: Cluster) -> str:
+    """The version that the predictor is of."""
+    return version_of(cluster.spec()["predictor"])
 
 
-def test_a_version_is_served_by_its_image_or_by_its_weights(cluster: Cluster) -> None:
+def version_of(predictor: Mapping[str, Any]) -> str:
+    (variable,) = predictor["model"]["env"]
+    assert variable["name"] == VERSION
+    return str(variable["value"])
+
+
+def test_a_versions_weights_are_served_in_its_own_image_or_in_the_runtimes(cluster: Cluster) -> None:
     backend = KServe("edits", "runtime")
     assert backend.served() == Served()
     backend.serve(version("1", image="registry.example.org/idf:1"))
     assert cluster.service["metadata"]["annotations"] == {"serving.kserve.io/deploymentMode": "Standard"}
-    assert cluster.spec()["predictor"]["name"] == "v1"
-    assert model_of(cluster.spec()["predictor"]) == {"image": "registry.example.org/idf:1", "storageUri": None}
-    backend.serve(version("2"))
-    assert model_of(cluster.spec()["predictor"]) == {"image": None, "storageUri": "s3://bucket/models/x"}
-    assert cluster.spec()["predictor"]["model"]["runtime"] == "runtime"
-    assert cluster.verbs == {"GET", "POST", "PATCH"}  # what the chart's Role allows
+    model = cluster.spec()["predictor"]["model"]
+    assert (model["image"], model["storageUri"]) == ("registry.example.org/idf:1", "s3://bucket/models/x")
+    backend.serve(version("2", "s3://bucket/models/y"))
+    model = cluster.spec()["predictor"]["model"]
+    assert (model.get("image"), model["storageUri"], model["runtime"]) == (None, "s3://bucket/models/y", "runtime")
+    backend.served()
+    allowed = {("GET", "inferenceservices"), ("POST", "inferenceservices"), ("PATCH", "inferenceservices")}
+    assert cluster.calls == {*allowed, ("LIST", "deployments")}  # what the chart's Role allows
+
+
+def test_what_is_asked_for_is_valid_by_kserves_schema(cluster: Cluster, validate: Validate) -> None:
+    backend = KServe("edits", "runtime", account="serving", canary=Canary(10))
+    backend.serve(version("1", image="registry.example.org/idf:1"))
+    assert validate(cluster.service) == []
+    backend.give_share(version("2"))
+    assert validate(cluster.service) == []
 
 
 def test_weights_from_the_store_are_served_under_their_version(cluster: Cluster) -> None:
     KServe("edits", "runtime", account="serving", scale=Scale(2, 4, 70)).serve(version("3"))
     made = cluster.spec()["predictor"]
-    assert made["model"]["env"] == [{"name": "INSTRUCTDIFFUSION_SERVING_VERSION", "value": "3"}]
+    assert served_by(cluster) == "3"
     assert (made["serviceAccountName"], made["minReplicas"], made["maxReplicas"]) == ("serving", 2, 4)
     assert (made["scaleMetric"], made["scaleTarget"]) == ("cpu", 70)
 
@@ -163,13 +215,42 @@ def test_what_an_operator_set_stays(cluster: Cluster) -> None:
     assert cluster.spec()["predictor"]["maxReplicas"] == 5
 
 
-def test_ready_counts_only_for_what_kserve_has_seen(cluster: Cluster) -> None:
+def test_a_version_is_ready_once_no_pod_of_another_is_left(cluster: Cluster) -> None:
     backend = KServe("edits", "runtime")
     backend.serve(version("1"))
-    assert backend.served() == Served("1", False, why="KServe has not looked at it yet")
+    assert backend.served() == Served("1", False, why="the pods of version 1 are not all ready yet")
     cluster.ready()
-    assert backend.served() == Served("1", True, address="http://edits.ml.example.org")
-    backend.serve(version("2"))  # the status is that of version 1 still
+    assert (backend.served().ready, backend.served().address) == (True, "http://edits.ml.example.org")
+    (before,) = cluster.deployments
+    backend.serve(version("2"))
+    assert not backend.served().ready  # KServe has not looked at it yet
+    cluster.reconcile()
+    assert cluster.service["status"]["conditions"] == [{"type": "Ready", "status": "True"}]  # by the pods of version 1
+    assert backend.served().version == "2"
+    assert not backend.served().ready
+    assert list(cluster.deployments) == [before]  # which is changed, and not ended before there is another
+    cluster.ready()
+    assert backend.served().ready
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2},  # not looked at yet
+        {"observedGeneration": 2, "replicas": 3, "updatedReplicas": 2, "availableReplicas": 3},  # an old pod is left
+        {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 1},  # a pod still loads
+        {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1},  # a pod is to come
+        {"observedGeneration": 2},  # there are none
+    ],
+)
+def test_a_deployment_that_is_not_done_is_not_taken_for_ready(cluster: Cluster, status: dict[str, int]) -> None:
+    backend = KServe("edits", "runtime")
+    backend.serve(version("1"))
+    cluster.ready()
+    deployment = cluster.deployments["edits-predictor"]
+    deployment["metadata"]["generation"] = 2
+    deployment["status"] = status
     assert not backend.served().ready
 
 
@@ -210,8 +291,8 @@ def test_kserve_that_is_not_installed_is_told(cluster: Cluster) -> None:
 
 
 def test_a_version_with_nothing_to_serve_is_refused(cluster: Cluster) -> None:
-    with pytest.raises(ConfigError, match="it has no tag image, and its weights are at runs:/x/model"):
-        KServe("edits", "runtime").prepare(version("1", source="runs:/x/model"))
+    with pytest.raises(ConfigError, match="its weights are at runs:/x/model, not in the object store"):
+        KServe("edits", "runtime").prepare(version("1", source="runs:/x/model", image="registry.example.org/idf:1"))
 
 
 class Driven(KServe):
@@ -222,7 +303,7 @@ class Driven(KServe):
 
     def served(self) -> Served:
         if self.held.objects and self.loads:
-            self.held.ready(canary=True if self.held.spec().get("canary") else None)
+            self.held.ready()
         return super().served()
 
 
@@ -250,12 +331,12 @@ def test_a_new_version_starts_with_a_share_and_takes_over_after_its_time(
     assert reconciler.once() == "version 1 serves at http://edits.ml.example.org"  # nobody to share with
     two.set_alias(CHAMPION, "2")
     assert reconciler.once().startswith("version 2 gets 10 % of the traffic until ")
-    assert cluster.spec()["predictor"]["name"] == "v1"
+    assert served_by(cluster) == "1"
     (canary,) = cluster.spec()["canary"]
-    assert (canary["trafficPercent"], canary["predictor"]["name"]) == (10, "v2")
+    assert (canary["trafficPercent"], version_of(canary["predictor"])) == (10, "2")
     two.tag("2", {CANARY_AT: "2026-01-01T00:00:00+00:00"})  # long ago
     assert reconciler.once() == "version 2 serves at http://edits.ml.example.org"
-    assert cluster.spec()["predictor"]["name"] == "v2"
+    assert served_by(cluster) == "2"
     assert "canary" not in cluster.spec()
     assert SERVED_AT in two.version("2").tags
     assert CANARY_AT not in two.version("2").tags
@@ -268,10 +349,10 @@ def test_a_rollback_takes_the_traffic_back_at_once(two: Registry, driven: Driven
         reconciler.once()
         two.tag(number, {CANARY_AT: "2026-01-01T00:00:00+00:00"})
     reconciler.once()
-    assert cluster.spec()["predictor"]["name"] == "v2"
+    assert served_by(cluster) == "2"
     two.rollback()
     assert reconciler.once() == "version 1 serves at http://edits.ml.example.org"
-    assert cluster.spec()["predictor"]["name"] == "v1"
+    assert served_by(cluster) == "1"
     assert "canary" not in cluster.spec()
 
 
@@ -296,7 +377,7 @@ def test_the_command_of_the_page_gives_the_champion_to_kserve(two: Registry, clu
     over.set()
     thread.join()
     assert (ended.returncode, ended.stdout) == (0, "version 1 serves at http://edits.ml.example.org\n"), ended.stderr
-    assert cluster.spec()["predictor"]["name"] == "v1"
+    assert served_by(cluster) == "1"
 
 
 def test_an_alias_that_goes_back_ends_the_canary(two: Registry, driven: Driven, cluster: Cluster) -> None:
@@ -304,8 +385,37 @@ def test_an_alias_that_goes_back_ends_the_canary(two: Registry, driven: Driven, 
     for number in "121":
         two.set_alias(CHAMPION, number)
         reconciler.once()
-    assert cluster.spec()["predictor"]["name"] == "v1"
+    assert served_by(cluster) == "1"
     assert "canary" not in cluster.spec()
+
+
+def test_a_canary_is_waited_for(two: Registry, cluster: Cluster) -> None:
+    backend = KServe("edits", "runtime", canary=Canary(10))
+    backend.serve(version("1"))
+    cluster.ready()
+    backend.give_share(version("2"))
+    cluster.ready(canary=False)
+    found = backend.served()
+    assert (found.version, found.ready, found.canary, found.canary_ready) == ("1", True, "2", False)
+    assert found.why == "the pods of version 2 are not all ready yet"
+    cluster.ready()
+    assert backend.served().canary_ready
+
+
+def test_an_alias_on_what_the_gate_refused_ends_a_trial_and_leaves_its_reason(
+    two: Registry, driven: Driven, cluster: Cluster
+) -> None:
+    reconciler = Reconciler(two, driven, poll=0)
+    for number in "12":
+        two.set_alias(CHAMPION, number)
+        reconciler.once()
+    assert cluster.spec()["canary"]
+    two.tag("2", {"gate": "refused"})
+    line = reconciler.once()
+    assert "give the alias to another" in line
+    assert "canary" not in cluster.spec()
+    assert served_by(cluster) == "1"
+    assert two.version("2").tags[ERROR] == line
 
 
 def test_a_version_that_does_not_load_is_told_with_the_reason(two: Registry, driven: Driven, cluster: Cluster) -> None:
@@ -314,6 +424,6 @@ def test_a_version_that_does_not_load_is_told_with_the_reason(two: Registry, dri
     Reconciler(two, driven, poll=0).once()
     two.set_alias(CHAMPION, "2")
     driven.loads = False
-    with pytest.raises(ServiceError, match=r"version 2 can't be served: not ready after 0\.5 s: KServe has not looked"):
+    with pytest.raises(ServiceError, match=r"version 2 can't be served: not ready after 0\.5 s: the pods of version 2"):
         Reconciler(two, driven, poll=0.05, patience=0.5).once()
     assert "not ready" in two.version("2").tags[ERROR]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,25 +10,8 @@ import pytest
 from instructdiffusion.components.trainjob import FromSecret, train_job
 from instructdiffusion.model.errors import ConfigError
 
-SHARED = Path(__file__).parents[3] / "shared"
 COMMAND = ["python", "-m", "instructdiffusion.model.train_main", "--run", "run.json"]
 Validate = Callable[[dict[str, Any]], list[tuple[str, str]]]
-
-
-@pytest.fixture(scope="module")
-def validate() -> Validate:
-    """What a cluster's API server would say to an object, as (path, message)."""
-    script = SHARED / "tools" / "validate_manifests.py"
-    if not script.is_file():
-        pytest.skip("the folder with the schemas is not beside this checkout")
-    pytest.importorskip("kubernetes_validate")
-    spec = importlib.util.spec_from_file_location("validate_manifests", script)
-    assert spec is not None
-    assert spec.loader is not None
-    tools = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tools)
-    kinds, customs, rules = tools.BuiltIn("1.34"), tools.CRDs([str(SHARED / "crds")]), tools.make_cel()
-    return lambda doc: list(tools.validate(doc, kinds, customs, rules, set()))
 
 
 def job(**changes: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Canary:
 class Action:
     """What to do next, and why."""
 
-    kind: Literal["nothing", "wait", "try", "note", "serve", "record"]
+    kind: Literal["nothing", "refuse", "wait", "try", "note", "serve", "record"]
     why: str = ""
 
 
@@ -87,6 +87,9 @@ class Backend(Protocol):
     def give_share(self, version: Version) -> None:
         """Start a version beside the one that serves, with the canary's share of the traffic."""
 
+    def end_share(self) -> None:
+        """End the canary, if there is one; all traffic goes to the version that serves."""
+
 
 def decide(champion: Version | None, served: Served, versions: Sequence[Version], canary: Canary, at: str) -> Action:
     """What to do next; a pure function.
@@ -102,7 +105,7 @@ def decide(champion: Version | None, served: Served, versions: Sequence[Version]
         return Action("nothing", "no version has the alias champion; give it to one: instructdiffusion promote VERSION")
     number = champion.number
     if served.version != number and (refused := refusal(champion.tags)):
-        return Action("nothing", f"version {number} {refused}; give the alias to another, or {signed(number)}")
+        return Action("refuse", f"version {number} {refused}; give the alias to another, or {signed(number)}")
     if served.version == number and not served.canary:
         if not served.ready:
             return Action("wait", served.why)
@@ -174,6 +177,11 @@ class Reconciler:
             if action.kind == "nothing" or champion is None:
                 return action.why
             log.info("version %s: %s %s", champion.number, action.kind, action.why)
+            if action.kind == "refuse":
+                self._blame(champion, action.why)
+                if served.canary:
+                    self.backend.end_share()
+                return action.why
             if action.kind == "record":
                 self._write(record(versions, champion.number, at))
             elif action.kind == "note":

@@ -1,15 +1,18 @@
 """The cluster backend of the reconciler: one InferenceService of KServe in Standard mode.
 
-Which version serves is read off the service itself: its predictors are named `vNUMBER`. A version is served by its
-Bento's image where its tag `image` names one, else by the runtime's image with the weights from the object store.
-What else an operator sets on the service, replicas for instance, is left as it is.
+A version's weights come from the object store, into the image that its tag `image` names, or else the runtime's. Which
+version serves is read off the cluster itself: a variable of the predictor names it. Whether it serves yet is read off
+the predictor's Deployment, for the service's status says `Ready` as long as the pods before it do. The predictor keeps
+its name, so that KServe changes the Deployment and Kubernetes takes no old pod away before a new one is ready; under
+another name KServe would end the old Deployment at once. What else an operator sets on the service, replicas for
+instance, is left as it is.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +29,12 @@ GROUP, API, PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 IMAGE = "image"  # version tag: image of its Bento, as a build pushed it
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 TIMEOUT = (5, 30)  # seconds to connect and to answer
-ACCESS = "run the reconciler under the chart's ServiceAccount, which may get, create and patch InferenceServices"
+CONTAINER = "kserve-container"  # what KServe calls a predictor's container
+OWNER = f"{GROUP}/inferenceservice"  # label of all that KServe makes for a service
+ACCESS = (
+    "run the reconciler under the chart's ServiceAccount, which may get, create and patch InferenceServices and list "
+    "Deployments"
+)
 
 
 @dataclass(frozen=True)
@@ -78,29 +86,29 @@ class KServe:
                 ) from None
         self.name, self.runtime, self.namespace = name, runtime, namespace or own
         self.canary, self.account, self.scale = canary or Canary(), account, scale or Scale()
-        self._objects = client.CustomObjectsApi()
+        self._objects, self._apps = client.CustomObjectsApi(), client.AppsV1Api()
         self._kind: Any = (GROUP, API, self.namespace, PLURAL)
 
     def served(self) -> Served:
-        """What the InferenceService says."""
+        """What the InferenceService asks for, and how far its Deployments are."""
         there = self._get()
-        return Served() if there is None else state(there)
+        return Served() if there is None else state(there, self._rollouts())
 
     def prepare(self, version: Version) -> Mapping[str, str]:
         """Make sure that the version has something to serve.
 
         Raises:
-            ConfigError: neither an image nor weights in an object store.
+            ConfigError: its weights are in no object store.
         """
-        if not version.tags.get(IMAGE) and not version.source.startswith("s3://"):
+        if not version.source.startswith("s3://"):
             raise ConfigError(
-                f"it has no tag {IMAGE}, and its weights are at {version.source or 'no address'}; set the tag to its "
-                "Bento's image, or register it with the pipeline's promote step"
+                f"its weights are at {version.source or 'no address'}, not in the object store; register it with the "
+                "pipeline's promote step, which uploads them"
             )
         return {}
 
     def serve(self, version: Version) -> None:
-        """Name it as the one predictor; KServe keeps the pods before until the new ones are ready."""
+        """Make it the predictor, and end a trial; the pods before answer until the new ones are ready."""
         wanted = predictor(version, self.runtime)
         if self._get() is None:
             self._create(service(self.name, wanted, self.account, self.scale))
@@ -108,9 +116,21 @@ class KServe:
             self._patch({"spec": {"predictor": wanted, "canary": None}})
 
     def give_share(self, version: Version) -> None:
-        """Name it as the canary."""
-        wanted = _set(predictor(version, self.runtime)) | {"minReplicas": 1}
-        self._patch({"spec": {"canary": [{"trafficPercent": self.canary.percent, "predictor": wanted}]}})
+        """Start it as the canary; without an image of its own it runs in that of the version beside it."""
+        self._patch({"spec": {"canary": [canary(version, self.runtime, self.canary.percent)]}})
+
+    def end_share(self) -> None:
+        """Take the canary away."""
+        self._patch({"spec": {"canary": None}})
+
+    def _rollouts(self) -> list[Rollout]:
+        """How far the service's Deployments are."""
+        with _explained(f"list the Deployments of InferenceService {self.name}"):
+            found = self._apps.list_namespaced_deployment(
+                self.namespace, label_selector=f"{OWNER}={self.name}", _request_timeout=TIMEOUT
+            )
+            return [rollout(deployment) for deployment in found.items]
+        return []
 
     def _get(self) -> dict[str, Any] | None:
         with _explained(f"read InferenceService {self.name}", missing=True):
@@ -129,20 +149,50 @@ class KServe:
             self._objects.patch_namespaced_custom_object(*self._kind, self.name, body, _request_timeout=TIMEOUT)
 
 
+@dataclass(frozen=True)
+class Rollout:
+    """How far a Deployment is: the version that its pods are to serve, and whether all of them do."""
+
+    name: str
+    version: str
+    done: bool
+
+
+def rollout(deployment: Any) -> Rollout:
+    """Read a Deployment of the API's client; one without our variable is of version ``""``."""
+    spec, status = deployment.spec, deployment.status
+    variables = {
+        variable.name: variable.value
+        for container in spec.template.spec.containers
+        if container.name == CONTAINER
+        for variable in container.env or ()
+    }
+    done = (
+        (status.observed_generation or 0) >= deployment.metadata.generation
+        and (status.replicas or 0) == (status.updated_replicas or 0) == (status.available_replicas or 0)
+        and (status.available_replicas or 0) >= max(spec.replicas or 0, 1)
+    )
+    return Rollout(deployment.metadata.name, variables.get(NAMES["version"]) or "", done)
+
+
 def predictor(version: Version, runtime: str) -> dict[str, Any]:
     """The predictor of a version, as a merge patch: None takes away what another version had."""
-    image = version.tags.get(IMAGE)
     return {
-        "name": f"v{version.number}",
         "model": {
-            "name": "kserve-container",
             "modelFormat": {"name": "instructdiffusion", "version": "1"},
             "runtime": runtime,
-            "image": image or None,
-            "storageUri": None if image else version.source,
-            "env": None if image else [{"name": NAMES["version"], "value": version.number}],
+            "image": version.tags.get(IMAGE) or None,
+            "storageUri": version.source,
+            "env": [{"name": NAMES["version"], "value": version.number}],
         },
     }
+
+
+def canary(version: Version, runtime: str, percent: int) -> dict[str, Any]:
+    """A canary of a version; what it leaves out KServe takes from the predictor."""
+    wanted = _set(predictor(version, runtime))
+    wanted["model"]["name"] = CONTAINER  # the schema asks for it here, and KServe refuses it in the predictor
+    return {"trafficPercent": percent, "predictor": {"name": f"v{version.number}", "minReplicas": 1, **wanted}}
 
 
 def service(name: str, wanted: Mapping[str, Any], account: str, scale: Scale) -> dict[str, Any]:
@@ -170,19 +220,20 @@ def service(name: str, wanted: Mapping[str, Any], account: str, scale: Scale) ->
     }
 
 
-def state(there: Mapping[str, Any]) -> Served:
-    """What an InferenceService serves; its status counts only where KServe has seen the newest specification."""
+def state(there: Mapping[str, Any], rollouts: Sequence[Rollout]) -> Served:
+    """What an InferenceService serves: what it asks for, and whether the Deployments have come to it."""
     spec, status = there["spec"], there.get("status") or {}
-    current = status.get("observedGeneration", 0) >= there["metadata"].get("generation", 1)
-    canary = next((c["predictor"].get("name", "") for c in spec.get("canary") or ()), "")
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ()))
-    started = any(c["name"] == canary and c["ready"] for c in status.get("canaryStatuses") or ())
+    stable = f"{there['metadata']['name']}-predictor"
+    wanted = _version(spec["predictor"])
+    trial = next((_version(c["predictor"]) for c in spec.get("canary") or ()), "")
+    started = any(r.version == wanted and r.done for r in rollouts if r.name == stable)
+    conditions = status.get("conditions", ())
     return Served(
-        version=_number(spec["predictor"].get("name", "")),
-        ready=current and ready,
-        canary=_number(canary),
-        canary_ready=current and started,
-        why=_why(status) if current else "KServe has not looked at it yet",
+        version=wanted,
+        ready=started and any(c["type"] == "Ready" and c["status"] == "True" for c in conditions),
+        canary=trial,
+        canary_ready=any(r.version == trial and r.done for r in rollouts if r.name != stable),
+        why=_why(status) or f"the pods of version {trial or wanted} are not all ready yet",
         address=str(status.get("url", "")),
     )
 
@@ -202,9 +253,10 @@ def _why(status: Mapping[str, Any]) -> str:
     return "; ".join(" ".join(part.split()) for part in dict.fromkeys(told))[:1000]
 
 
-def _number(name: str) -> str:
-    """The version that a predictor's name stands for; empty: it is not of our making."""
-    return name[1:] if name[:1] == "v" and name[1:].isdecimal() else ""
+def _version(predictor: Mapping[str, Any]) -> str:
+    """The version that a predictor is of; empty: it is not of our making."""
+    variables = predictor.get("model", {}).get("env") or ()
+    return next((str(v.get("value", "")) for v in variables if v["name"] == NAMES["version"]), "")
 
 
 def _set(patch: Mapping[str, Any]) -> dict[str, Any]:

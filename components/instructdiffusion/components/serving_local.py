@@ -115,6 +115,9 @@ class Local:
         """Serve it: one machine has no traffic to share out."""
         self.serve(version)
 
+    def end_share(self) -> None:
+        """There is none."""
+
     def stop(self) -> None:
         """End service and front."""
         front.stop(self.home)
