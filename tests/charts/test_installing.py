@@ -59,7 +59,7 @@ def test_what_helm_is_told_renders(command: str) -> None:
     if "--namespace" in words:
         assert options(words, "--namespace") == [PLACE]
     if "charts/instructdiffusion" not in words:
-        assert words[1] in {"test", "history", "rollback", "uninstall", "template"}
+        assert words[1] in {"test", "get", "history", "rollback", "uninstall", "template"}
         return
     files = options(words, "--values")
     if "--reuse-values" in words:

@@ -163,6 +163,19 @@ def test_a_tracker_of_your_own_is_reached_on_its_port() -> None:
         assert {"reconciler", "test"} <= outward(objects, port)
 
 
+def test_a_label_studio_of_your_own_is_reached_on_its_port_by_the_test_alone() -> None:
+    own = {"labelStudio": {"enabled": False, "existingSecret": "label-studio-token"}}
+    base = merged(PROFILES["evaluation"], own)
+    assert outward(objects_of(base), 8080) == set()
+    for url, port in {
+        "https://l.example.org": 443,
+        "http://l.example.org": 80,
+        "http://labels.example.org:8080": 8080,
+    }.items():
+        objects = objects_of(merged(base, {"labelStudio": {"url": url}}))
+        assert outward(objects, port) - {"reconciler"} == {"test"}
+
+
 def test_policies_can_be_left_to_others() -> None:
     assert (
         kind(objects_of(merged(PROFILES["evaluation"], {"networkPolicy": {"enabled": False}})), "NetworkPolicy") == []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pytest
 from charts.rendering import (
     NAMESPACE,
+    SCENARIOS,
     Object,
     Workload,
     kind,
@@ -15,6 +18,7 @@ from charts.rendering import (
     merged,
     named,
     objects_of,
+    rendered,
     values_of,
     workloads,
 )
@@ -228,6 +232,51 @@ def test_compiled_pipelines_find_what_they_name(evaluation: list[Object]) -> Non
     volume = mounted[claim["constant"]]
     assert {"name": volume, "mountPath": claim["mountPath"]} in node.spec["containers"][0]["volumeMounts"]
     assert named(evaluation, "PersistentVolumeClaim", claim["constant"])
+
+
+def compile_command(values: Mapping[str, Any]) -> list[str]:
+    """The words of the command that Helm prints after installing."""
+    notes = next(text for path, text in rendered(values).items() if path.endswith("NOTES.txt"))
+    (line,) = (line for line in notes.splitlines() if line.strip().startswith("instructdiffusion compile "))
+    return shlex.split(line)
+
+
+@pytest.mark.parametrize("scenario", sorted({*SCENARIOS} - {"evaluation-without-kubeflow"}))
+def test_pipelines_compiled_by_the_printed_command_find_what_they_name(scenario: str) -> None:
+    from instructdiffusion.pipelines.compiling import Cluster, pod
+    from instructdiffusion.pipelines.parameters import changed
+
+    values = values_of(scenario)
+    made = {(o["kind"], o["metadata"]["name"]) for o in objects_of(values)}
+    yours = [values.get(part, {}).get("existingSecret") for part in ("store", "labelStudio")]
+    made |= {("Secret", name) for name in yours if name}
+    made.add(("PersistentVolumeClaim", values["training"]["workspace"].get("existingClaim", "")))
+    _, _, *words = compile_command(values)
+    assert words[::2] == ["--set"] * (len(words) // 2)
+    cluster = changed(Cluster(), words[1::2])
+    wanted = pod(cluster, gpu=False)
+    named_there = [("ConfigMap", source["configMapName"]) for source in wanted["configMapAsEnv"]]
+    named_there += [("Secret", source["secretName"]) for source in wanted["secretAsEnv"]]
+    named_there += [("PersistentVolumeClaim", mount["constant"]) for mount in wanted["pvcMount"]]
+    assert [one for one in named_there if one not in made] == []
+    (check,) = (w for w in workloads(objects_of(values)) if w.name.endswith("-test-store"))
+    assert cluster.image == check.containers[0]["image"]
+
+
+def test_no_command_to_compile_is_printed_where_steps_would_have_no_volume() -> None:
+    texts = rendered(values_of("evaluation-without-kubeflow"))
+    assert "instructdiffusion compile" not in next(text for path, text in texts.items() if path.endswith("NOTES.txt"))
+
+
+def test_people_are_sent_to_the_public_address_of_label_studio_and_steps_to_the_one_inside(
+    evaluation: list[Object], production: list[Object]
+) -> None:
+    found = [
+        Settings.from_environment(named(objects, "ConfigMap", "idf-settings")["data"], needs=())
+        for objects in (evaluation, production)
+    ]
+    assert [settings.label_url for settings in found] == ["http://idf-label-studio.ml.svc:8080"] * 2
+    assert [settings.label_public_url for settings in found] == ["", "https://labels.example.org"]
 
 
 def test_what_the_chart_leaves_out_are_settings() -> None:

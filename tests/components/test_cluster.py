@@ -334,7 +334,7 @@ def test_a_job_that_someone_deleted_is_told(server: ApiServer, tmp_path: Path) -
 
 def test_missing_rights_are_one_line_with_the_fix(server: ApiServer, tmp_path: Path) -> None:
     server.refuses, server.refusals = 403, 1
-    with pytest.raises(ServiceError, match=r"\(403\).*ServiceAccount with the chart's Role"):
+    with pytest.raises(ServiceError, match=r"\(403\).*ServiceAccount .* in pipelines\.serviceAccounts of the chart"):
         launch(tmp_path)
 
 

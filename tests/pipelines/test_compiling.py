@@ -218,7 +218,7 @@ def test_a_pipeline_that_says_nothing_of_trainings_leaves_that_to_the_chart(tmp_
 
 
 @every_pipeline
-def test_a_summary_is_left_however_a_run_ends(name: str, files: dict[str, Path]) -> None:
+def test_a_summary_is_left_whether_a_run_succeeds_or_fails(name: str, files: dict[str, Path]) -> None:
     tasks = read(files[name])[0]["root"]["dag"]["tasks"]
     assert len(tasks) == 2
     assert tasks["summarize"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
@@ -247,6 +247,10 @@ def test_what_is_compiled_is_what_the_demo_runs(files: dict[str, Path]) -> None:
         ("training.nodes=0", "training.nodes=0"),
         ("training.node=2", "training.node is no setting"),
         ("image", "write it as name=value"),
+        ("training={a", "training={a is no YAML; write it as in"),
+        ("image=2026-13-01", "image=2026-13-01 is no YAML"),
+        ("image.tag=1", "image.tag is no setting of the cluster"),
+        ("image.tag.name=1", "image.tag.name is no setting of the cluster"),
     ],
 )
 def test_a_wrong_setting_of_the_cluster_is_one_line(setting: str, told: str) -> None:

@@ -45,9 +45,10 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-def step(name: str, state: str, error: str = "") -> dict[str, object]:
-    """A task as the server tells of it."""
-    return {"display_name": name, "state": state, **({"error": {"code": 13, "message": error}} if error else {})}
+def step(name: str, state: str, error: str = "", id: str = "") -> dict[str, object]:
+    """A task as the server tells of it; its id is its name unless told."""
+    task = {"task_id": id or name, "display_name": name, "state": state}
+    return {**task, **({"error": {"code": 13, "message": error}} if error else {})}
 
 
 def test_a_run_is_started_with_what_was_asked_for(server: PipelinesServer, folder: Path) -> None:
@@ -77,11 +78,40 @@ def test_a_second_run_is_put_into_the_same_experiment(server: PipelinesServer, f
 def test_a_watched_run_tells_each_change_once(server: PipelinesServer, folder: Path) -> None:
     client, heard = Server(server.address, TOKEN), list[tuple[str, str]]()
     run = client.submit(order("data", folder, {}))
-    first = {"state": "RUNNING", "run_details": {"task_details": [step("fetch", "RUNNING")]}}
+    helpers = [step(name, "RUNNING") for name in ("root", "fetch-driver", "executor", "executor(0)")]
+    first = {"state": "RUNNING", "run_details": {"task_details": [step("fetch", "RUNNING"), *helpers]}}
     last = {"state": "SUCCEEDED", "run_details": {"task_details": [step("fetch", "SUCCEEDED")]}}
     server.course = [first, first, last]
     assert client.watch(run, lambda name, state: heard.append((name, state)), poll=0.01) == "SUCCEEDED"
     assert heard == [("fetch", "RUNNING"), ("", "RUNNING"), ("fetch", "SUCCEEDED"), ("", "SUCCEEDED")]
+
+
+def test_steps_of_one_name_are_told_apart_in_whatever_order_the_server_lists_them(
+    server: PipelinesServer, folder: Path
+) -> None:
+    client, heard = Server(server.address, TOKEN), list[tuple[str, str]]()
+    run = client.submit(order("data", folder, {}))
+    alone = [step("train", "RUNNING", id="a")]
+    both = [step("train", "RUNNING", id="b"), step("train", "SUCCEEDED", id="a")]
+    last = [step("train", "SUCCEEDED", id="a"), step("train", "SUCCEEDED", id="b")]
+    server.course = [{"state": "RUNNING", "run_details": {"task_details": details}} for details in (alone, both)]
+    server.course += [{"state": "SUCCEEDED", "run_details": {"task_details": last}}]
+    client.watch(run, lambda name, state: heard.append((name, state)), poll=0.01)
+    assert [change for change in heard if change[0]] == [
+        ("train", "RUNNING"),
+        ("train 2", "RUNNING"),
+        ("train", "SUCCEEDED"),
+        ("train 2", "SUCCEEDED"),
+    ]
+
+
+def test_a_step_that_failed_is_told_though_another_of_its_name_succeeded(server: PipelinesServer, folder: Path) -> None:
+    client = Server(server.address, TOKEN)
+    run = client.submit(order("data", folder, {}))
+    details = [step("train", "FAILED", "the volume is full", id="a"), step("train", "SUCCEEDED", id="b")]
+    server.course = [{"state": "FAILED", "run_details": {"task_details": details}}]
+    with pytest.raises(ServiceError, match="step train: the volume is full"):
+        client.watch(run, lambda name, state: None, poll=0.01)
 
 
 def test_a_server_that_is_away_for_a_while_is_asked_again(server: PipelinesServer, folder: Path) -> None:

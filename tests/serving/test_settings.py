@@ -20,6 +20,13 @@ def test_every_setting_is_read() -> None:
     assert settings.model_dump() == given
 
 
+def test_the_name_is_the_inference_services_unless_one_is_told() -> None:
+    service = {"INFERENCE_SERVICE_NAME": "pictures"}  # as KServe sets it
+    assert Settings.from_environment(service).name == "pictures"
+    assert Settings.from_environment({**service, NAMES["name"]: "mine"}).name == "mine"
+    assert Settings.from_environment({"INFERENCE_SERVICE_NAME": ""}) == Settings()
+
+
 def test_all_that_is_wrong_is_said_in_one_line() -> None:
     wrong = {NAMES["max_steps"]: "0", NAMES["name"]: "a/b", f"{PREFIX}MAX_BYTE": "1"}
     with pytest.raises(ConfigError) as error:

@@ -123,6 +123,11 @@ capabilities: { drop: [ALL] }
 {{- else }}{{ .Values.labelStudio.url }}{{ end -}}
 {{- end -}}
 
+{{/* Where people open Label Studio in a browser. Empty: nowhere but at the address above. */}}
+{{- define "instructdiffusion.labelStudioPublicUrl" -}}
+{{- if and .Values.labelStudio.enabled .Values.labelStudio.host }}https://{{ .Values.labelStudio.host }}{{ end -}}
+{{- end -}}
+
 {{/* The store's keys, by the names that S3 clients read. */}}
 {{- define "instructdiffusion.storeKeys" -}}
 {{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}

@@ -171,8 +171,8 @@ def _explained(what: str, pass_on: tuple[int, ...] = ()) -> Iterator[None]:
         reason = _reason(error)
         if error.status in (401, 403):
             raise ServiceError(
-                f"the cluster does not let us {what} ({error.status}): run the pipeline under a ServiceAccount with "
-                "the chart's Role, as in --service-account instructdiffusion-step"
+                f"the cluster does not let us {what} ({error.status}): name the ServiceAccount that the step runs "
+                "under in pipelines.serviceAccounts of the chart"
             ) from None
         if error.status == 404:
             raise ConfigError(

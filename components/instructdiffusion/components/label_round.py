@@ -48,7 +48,7 @@ def rounds(settings: Settings) -> Rounds:
         raise ConfigError(
             f"no Label Studio is set; set {NAMES['label_url']} and {NAMES['label_token']}, as make label-studio says"
         )
-    return Rounds(settings.label_url, token)
+    return Rounds(settings.label_url, token, settings.label_public_url)
 
 
 def open_round(candidates: Path, settings: Settings, annotators: int = 2) -> State:

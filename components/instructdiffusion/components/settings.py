@@ -83,6 +83,9 @@ class Settings(BaseModel):
         description="Name in the model registry; no slash, no colon.",
     )
     label_url: str = Field("", description="Label Studio, as http(s)://host:port; empty: none.")
+    label_public_url: str = Field(
+        "", description="Label Studio as people's browsers reach it, as http(s)://host; empty: as we do."
+    )
     label_token: SecretStr = Field(SecretStr(""), description="Access token of an account of Label Studio.")
     store_port: int = Field(0, ge=0, le=65535, description="Port of the local object store; 0: any free one.")
     tracking_port: int = Field(0, ge=0, le=65535, description="Port of the local MLflow server; 0: any free one.")
@@ -119,7 +122,7 @@ class Settings(BaseModel):
             raise ValueError("write host:port without a scheme, as in 127.0.0.1:9000")
         return value
 
-    @field_validator("tracking_uri", "pipelines_host", "label_url")
+    @field_validator("tracking_uri", "pipelines_host", "label_url", "label_public_url")
     @classmethod
     def _is_http(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")):

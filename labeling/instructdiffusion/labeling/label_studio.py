@@ -94,14 +94,16 @@ class State:
 class Rounds:
     """The rounds on one server."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, public: str = "") -> None:
         """Connect lazily: nothing is sent until the first call.
 
         Args:
             url: http(s)://host:port.
             token: access token of an account, of either kind that Label Studio has.
+            public: the same server as people's browsers reach it; empty: at `url`.
         """
         self.url, self._token = url.rstrip("/"), token.strip()
+        self.public = public.rstrip("/") or self.url
 
     @cached_property
     def _client(self) -> LabelStudio:
@@ -177,7 +179,7 @@ class Rounds:
             answers[ranking.key] += 1
         return State(
             id=round.id,
-            addresses=tuple(f"{self.url}/projects/{project.id}/data?labeling=1" for project in projects.values()),
+            addresses=tuple(f"{self.public}/projects/{project.id}/data?labeling=1" for project in projects.values()),
             prompts=len(prompts),
             done=sum(answers[key] >= wanted[len(prompt.edits)] for key, prompt in prompts.items()),
             wanted=max(wanted.values()),

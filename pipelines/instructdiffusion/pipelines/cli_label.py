@@ -95,8 +95,8 @@ def invite(as_json: Json = False) -> None:
     """Print the link with which people make an account."""
     from instructdiffusion.components import label_round
 
-    settings = _settings()
-    link = settings.label_url + label_round.rounds(settings).invitation()
+    rounds = label_round.rounds(_settings())
+    link = rounds.public + rounds.invitation()
     typer.echo(json.dumps({"link": link}) if as_json else link)
 
 

@@ -1,7 +1,7 @@
 """The pipelines as files for Kubeflow Pipelines 2.16 and 2.17.
 
-Each file is made from the object that the demo runs, wrapped so that a summary is left however the run ends, and
-dressed for the cluster: image, settings, secrets by reference, resources, retries. Nothing else differs.
+Each file is made from the object that the demo runs, wrapped so that a summary is left whether the run succeeds or
+fails, and dressed for the cluster: image, settings, secrets by reference, resources, retries. Nothing else differs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ FROM_MAP = (
     "experiment",
     "registered_model",
     "label_url",
+    "label_public_url",
 )
 FROM_SECRET = {"AWS_ACCESS_KEY_ID": "store_access_key", "AWS_SECRET_ACCESS_KEY": "store_secret_key"}
 FROM_LABEL_SECRET = {"token": "label_token"}
@@ -107,7 +108,7 @@ def compiled(name: str, cluster: Cluster, preset: str = "full") -> str:
 
 
 def guarded(inner: Any, name: str, preset: Mapping[str, int], settled: Mapping[str, Any]) -> Any:
-    """A pipeline that runs `inner` and then, whatever happened, summarizes.
+    """A pipeline that runs `inner` and then, whether it succeeded or failed, summarizes.
 
     It has the same parameters, with the preset's counts as defaults, but for those that are settled.
     Kubeflow Pipelines lets no output out of what an exit handler watches, so this can't be part of `inner`.

@@ -92,7 +92,12 @@ def synthesize(
     from instructdiffusion.pipelines.parameters import require
 
     with inside(f"synthesize ({name})") as here:
-        require(triplets=triplets, size=size, seed=seed)
+        if name == "held-out":
+            require(held_out=triplets, size=size, seed=seed)
+        elif name == "prompts":
+            require(prompts=triplets, size=size, prompt_seed=seed)
+        else:
+            require(triplets=triplets, size=size, seed=seed)
         counts = dict.fromkeys(TASKS, triplets) if even else mixture(triplets)
         out = Path(shards.path)
         side = cast(Split, split)
@@ -203,7 +208,8 @@ def propose(
 
     title = f"propose ({model.metadata['name']}, {shards.metadata['name']})"
     with inside(title) as here:
-        require(edits=edits, seed=seed)
+        count = "held_out_edits" if shards.metadata["name"] == "held-out" else "edits"
+        require(**{count: edits}, seed=seed)
         made = run(
             Path(model.path),
             Path(shards.path),

@@ -135,7 +135,7 @@ def in_range(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 
 
 def require(**values: int | str) -> None:
-    """What a step does first with its parameters: the pipeline's own pages let anything through."""
+    """What a step does first with its parameters, by the pipeline's names: its pages let anything through."""
     in_range({name: (TEXTS if isinstance(value, str) else COUNTS)[name] for name, value in values.items()}, values)
 
 
@@ -161,12 +161,28 @@ def changed(model: Model, settings: Iterable[str]) -> Model:
         *sections, name = path.split(".")
         place = values
         for section in sections:
-            place = place.setdefault(section, {}) if isinstance(place, dict) else {}
-        place[name] = yaml.safe_load(text)
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(_no_setting(path))
+        place[name] = _parsed(path, text)
     try:
         return type(model).model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(map(_problem, error.errors(include_url=False)))) from None
+
+
+def _parsed(path: str, text: str) -> Any:
+    """A setting's value, which is YAML."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that no calendar has
+        raise ConfigError(
+            f'{path}={text} is no YAML; write it as in training={{"nodes": 2}}, or put quotes around it'
+        ) from None
+
+
+def _no_setting(path: str) -> str:
+    return f"{path} is no setting of the cluster; docs/kubeflow.md lists them"
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
@@ -178,7 +194,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 def _problem(detail: Any) -> str:
     name, value = ".".join(map(str, detail["loc"])), detail["input"]
     if detail["type"] == "extra_forbidden":
-        return f"{name} is no setting of the cluster; docs/kubeflow.md lists them"
+        return _no_setting(name)
     if detail["type"] == "string_pattern_mismatch" and "s3" in detail["ctx"]["pattern"]:
         return f"{name}={value}: write the address that an artifact of an earlier run shows, as in s3://BUCKET/NAME"
     return f"{name}={value}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 15.0  # seconds for the server to say that it is there
 PATIENCE = 600.0  # seconds that it may not answer while a run is watched
+HELPER = re.compile(r"(-driver|executor|root)(\(\d+\))?$")  # the server's own; each try of one is numbered
 OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 TOKEN = "INSTRUCTDIFFUSION_PIPELINES_TOKEN"
 
@@ -130,14 +133,15 @@ class Server:
 
         Args:
             run: its id.
-            tell: hears every change: the step's name (empty: the run itself) and its state.
+            tell: hears every change: the step's name (empty: the run itself; of several of one name the second is
+                `train 2`) and its state.
             poll: seconds between looks.
             patience: seconds that the server may not answer.
 
         Raises:
             ServiceError: the run did not succeed; or the server is gone or refuses us, and the run goes on.
         """
-        told, heard = dict[str, str](), time.monotonic()
+        told, names, heard = dict[str, str](), dict[str, str](), time.monotonic()
         while True:
             try:
                 with self._explained(f"look at run {run}"):
@@ -149,7 +153,7 @@ class Server:
                 time.sleep(poll)
                 continue
             heard = time.monotonic()
-            steps = _states(found)
+            steps = _states(found, names)
             for name, (state, _) in {**steps, "": (str(found.state or "PENDING"), "")}.items():
                 if told.get(name) != state:
                     told[name] = state
@@ -229,14 +233,23 @@ def _reason(body: Any, otherwise: str) -> str:
     return " ".join(text.split())[:300]
 
 
-def _states(run: Any) -> dict[str, tuple[str, str]]:
-    """State and error of every step that the server tells of, by its name; the server's own helpers are left out."""
+def _states(run: Any, names: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """State and error of every step that the server tells of, by its name; the server's own helpers are left out.
+
+    Several steps may have one name: `names` keeps by the server's id what each is told as.
+    """
     details = (run.run_details.task_details if run.run_details else None) or ()
-    return {
-        task.display_name: (str(task.state), str(task.error.message) if task.error else "")
-        for task in details
-        if task.display_name and task.state and not task.display_name.endswith(("-driver", "executor", "root"))
-    }
+    found = {}
+    for task in details:
+        if task.display_name and task.state and not HELPER.search(task.display_name):
+            name = names.setdefault(task.task_id, _unused(task.display_name, names.values()))
+            found[name] = (str(task.state), str(task.error.message) if task.error else "")
+    return found
+
+
+def _unused(name: str, used: Collection[str]) -> str:
+    """The name; with a number where it is used, as in `train 2`."""
+    return next(one for one in chain([name], (f"{name} {number}" for number in count(2))) if one not in used)
 
 
 def _failure(run: str, state: str, steps: Mapping[str, tuple[str, str]], found: Any, address: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from instructdiffusion.model.errors import ConfigError
 
 PREFIX = "INSTRUCTDIFFUSION_SERVING_"
+SERVICE = "INFERENCE_SERVICE_NAME"  # KServe tells every pod whose it is
 
 
 class Settings(BaseModel):
@@ -41,7 +42,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Read the settings; an empty variable counts as not set.
+        """Read the settings; an empty variable counts as not set. Without a name the one that KServe tells is taken.
 
         Raises:
             ConfigError: one line with every wrong or misspelt variable.
@@ -49,6 +50,8 @@ class Settings(BaseModel):
         environment = os.environ if environment is None else environment
         given = {name: value for name, value in environment.items() if name.startswith(PREFIX) and value}
         values = {field: given[name] for field, name in NAMES.items() if name in given}
+        if service := environment.get(SERVICE):
+            values.setdefault("name", service)
         problems = [
             f"{name} is not a setting: did you mean {close[0]}?"
             for name in sorted(given.keys() - NAMES.values())
