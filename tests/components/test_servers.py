@@ -7,11 +7,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,7 @@ import psutil
 import pytest
 
 from instructdiffusion.components.process import LOOPBACK, Process, claim_port, free_ports, port_is_free
-from instructdiffusion.components.servers import Server, mlflow_server, seaweed
+from instructdiffusion.components.servers import TABLES_MADE, Server, mlflow_server, remove_half_made, seaweed
 from instructdiffusion.components.settings import Settings
 from instructdiffusion.components.storage import Store
 from instructdiffusion.model.errors import ServiceError
@@ -83,6 +84,34 @@ def test_a_server_that_dies_at_start_tells_why(tmp_path: Path) -> None:
         pass
 
 
+def test_a_tracker_whose_first_start_was_cut_off_starts_again(tmp_path: Path) -> None:
+    def cut_off(name: str, seconds: float) -> None:
+        if tables(tmp_path):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), mlflow_server(tmp_path, waiting=cut_off):
+        pytest.fail("it was not stopped before its first answer")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("DROP TABLE IF EXISTS alembic_version")  # of all moments to stop it at, one that is no good
+    with mlflow_server(tmp_path):
+        pass
+    assert {"runs", "model_versions", "alembic_version"} <= tables(tmp_path)
+    assert (tmp_path / TABLES_MADE).exists()
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_of_a_tracker_nothing_is_removed_once_it_has_answered_or_has_runs(marked: bool, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TABLE runs (run_uuid)")
+        database.executemany("INSERT INTO runs VALUES (?)", [] if marked else [("a",)])
+        database.commit()
+    if marked:
+        (tmp_path / TABLES_MADE).touch()
+    before = (tmp_path / "mlflow.db").read_bytes()
+    remove_half_made(tmp_path)
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+
+
 def test_of_a_log_the_exception_is_told(tmp_path: Path) -> None:
     program = [sys.executable, "-c", "import json, atexit; atexit.register(print, 'bye'); json.loads('[')"]
     with (
@@ -139,6 +168,14 @@ def test_free_ports_differ_and_are_free() -> None:
     assert len(set(found)) == 8
     assert all(port_is_free(port) for port in found)
     assert claim_port(found[0], "SETTING", "it") == found[0]
+
+
+def tables(folder: Path) -> set[str]:
+    """Those that the tracker's database has by now."""
+    if not (folder / "mlflow.db").exists():
+        return set()
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
 def reached(server: Server) -> Settings:

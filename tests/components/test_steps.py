@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from instructdiffusion.components import screen, synthesize
+from instructdiffusion.components import fetch, screen, synthesize
 from instructdiffusion.components.evaluate import scores
 from instructdiffusion.components.evidence import Known
 from instructdiffusion.components.policy import Policy, checked
 from instructdiffusion.components.servers import Server
-from instructdiffusion.components.step import Made, once
+from instructdiffusion.components.step import MARK, Made, data_digest, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.components.train import job_name, relay
+from instructdiffusion.model.data import photos
 from instructdiffusion.model.data.shards import Manifest, read_triplets
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of
@@ -69,6 +70,43 @@ def test_work_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (out / "half.txt").read_text() == "kept"
 
 
+def test_a_folder_of_someone_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("important")
+    with pytest.raises(DataError, match=r"holds thesis\.txt, which no step made; give another folder"):
+        once(tmp_path, {"seed": 1}, writer(tmp_path, "a", []))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_someone_put_beside_finished_work_is_not_removed_with_it(seed: int, tmp_path: Path) -> None:
+    once(tmp_path, {"seed": 1}, writer(tmp_path, "a", []))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("important")
+    with pytest.raises(DataError, match=r"holds notes/mine\.txt, which no step made"):
+        once(tmp_path, {"seed": seed}, writer(tmp_path, "b", []))
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "important"
+    assert (tmp_path / "a.txt").exists()
+
+
+def test_other_work_may_be_done_in_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    once(Path(), {"seed": 1}, writer(Path(), "a", []))
+    once(Path(), {"seed": 2}, writer(Path(), "b", []))
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["b.txt"]
+
+
+def test_a_model_whose_copy_was_stopped_at_its_end_is_copied_again(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "model"
+
+    def stopped() -> None:
+        fetch.copy(folder, out)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once(out, {"model": "a"}, stopped)
+    assert once(out, {"model": "b"}, lambda: fetch.copy(folder, out)) == digest_of(folder)
+
+
 def made(tmp_path: Path, **more: Any) -> Made:
     counts = {"remove": 3, "denoise": 2}
     return synthesize.run(tmp_path / "data", split="train", counts=counts, size=32, seed=0, **more)
@@ -81,6 +119,12 @@ def test_synthesized_data_is_uploaded_by_its_content(tmp_path: Path, store: Stor
     back = store.get_directory(first.uri, tmp_path / "back")
     assert len(list(read_triplets(back))) == 5
     assert json.loads(json.dumps(first.document()))["digest"] == digest_of(back)
+    assert json.loads((first.path / MARK).read_text())["inputs"]["photographs"] == photos.digest("train")
+
+
+def test_a_folder_without_a_manifest_is_said_to_be_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"{tmp_path} holds no manifest\.json: not a finished data set; run"):
+        data_digest(tmp_path)
 
 
 def test_scores_are_named_by_task_and_metric() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 from commands import ran
 from PIL import Image
+
+from instructdiffusion.model.errors import DataError
+from instructdiffusion.pipelines.work import encoded, format_of
 
 HELP = 0.3  # seconds of CPU
 COMMANDS = (
@@ -150,7 +154,7 @@ def test_a_demo_on_a_port_in_use_is_one_line_with_the_setting(tmp_path: Path) ->
         port = str(taken.getsockname()[1])
         line = failed(command("demo", "--out", str(tmp_path), "--serving-port", port), 4)
     assert port in line
-    assert "INSTRUCTDIFFUSION_SERVING_PORT" in line
+    assert "set --serving-port to another port (0: any)" in line
 
 
 def test_a_demo_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
@@ -158,7 +162,77 @@ def test_a_demo_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None
     assert "--out" in failed(command("demo", "--out", str(tmp_path / "file" / "demo")), 3)
 
 
-def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path: Path) -> None:
+def test_a_service_on_a_port_in_use_is_one_line_with_the_option() -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        line = refused(f"instructdiffusion serve --port {taken.getsockname()[1]}", 4)
+    assert "set --port to another port (0: any)" in line
+    assert "0: any free one" in command("serve", "--help").stdout
+
+
+@pytest.mark.parametrize("ending", [".mpg", ".blp", ".xyz", ""])
+def test_a_format_that_no_picture_is_written_in_is_one_line_that_names_it(ending: str, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    line = refused(f"instructdiffusion edit photo.png 'remove the ball' --out out{ending}", 3, tmp_path)
+    assert line == f"error: out{ending}: a picture can't be written in a format of that ending; use .png or .jpg"
+
+
+def test_every_ending_that_is_taken_can_be_written() -> None:
+    Image.init()
+    for ending in Image.EXTENSION:
+        with contextlib.suppress(DataError):
+            assert encoded(Image.new("RGB", (96, 80)), format_of(Path(f"out{ending}")))
+    assert {format_of(Path(f"out{ending}")) for ending in (".png", ".JPG", ".webp")} == {"PNG", "JPEG", "WEBP"}
+
+
+def faulty(what: str) -> str:
+    """The one line of a command in which something raises that nobody expected."""
+    program = (
+        f"from instructdiffusion.pipelines.cli import app, main\n@app.command()\ndef boom() -> None: {what}\nmain()"
+    )
+    return failed(subprocess.run([sys.executable, "-c", program, "boom"], capture_output=True, text=True), 1)
+
+
+def test_what_nobody_expected_is_one_line_with_a_log() -> None:
+    line = faulty("raise KeyError('x')")
+    assert line.startswith("error: KeyError: 'x'; the details are in ")
+    log = Path(line.split(" in ")[1].removesuffix(", please report them"))
+    assert "Traceback" in log.read_text()
+    log.unlink()
+
+
+def test_an_error_of_the_network_that_has_no_number_is_one_line_too() -> None:
+    line = faulty("import requests; raise requests.ConnectionError('it refused')")
+    assert line.startswith("error: ConnectionError: it refused; the details are in ")
+    Path(line.split(" in ")[1].removesuffix(", please report them")).unlink()
+
+
+def test_where_no_log_can_be_written_it_is_one_line_too() -> None:
+    line = faulty("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); raise KeyError('x')")
+    assert line.startswith("error: KeyError: 'x'; its details could not be kept (")
+    assert "set TMPDIR to a folder with space" in line
+
+
+@pytest.mark.parametrize("library", ["typer", "pydantic"])  # needed for the commands, and for their arguments
+def test_ctrl_c_while_the_command_is_still_imported_is_one_line(library: str) -> None:
+    program = (
+        "import signal, sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == '{library}': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from instructdiffusion.pipelines.entry import main\n"
+        "main()"
+    )
+    line = failed(subprocess.run([sys.executable, "-c", program, "recipes"], capture_output=True, text=True), 130)
+    assert "run the same command again" in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # Ctrl-C, and a terminal that is closed
+def test_a_command_that_is_stopped_says_in_one_line_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
     arguments = ("synthesize", str(tmp_path / "data"), "--triplets", "200000")
     child = subprocess.Popen(
         [sys.executable, "-m", "instructdiffusion.pipelines", *arguments],
@@ -171,7 +245,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path: Path) -> None:
         if (tmp_path / "data").exists() or child.poll() is not None:
             break
         time.sleep(0.1)
-    os.killpg(child.pid, signal.SIGINT)  # as the terminal does: to all that belong to the command
+    os.killpg(child.pid, number)  # as the terminal does: to all that belong to the command
     _, error = child.communicate(timeout=120)
     assert child.returncode == 130, error
     assert "run the same command again" in error

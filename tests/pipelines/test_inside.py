@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from kfp import dsl
 from instructdiffusion.model.errors import ConfigError, DataError, ServiceError
 from instructdiffusion.pipelines.inside import inside
 from instructdiffusion.pipelines.parameters import require
+
+# As shutil tells of a folder's copy on a full disk, a file each.
+FULL_COPY = shutil.Error([(f"/a/{name}", f"/b/{name}", f"[Errno 28] No space left: '/b/{name}'") for name in "xy"])
 
 
 @pytest.mark.parametrize(
@@ -25,6 +29,7 @@ from instructdiffusion.pipelines.parameters import require
             3,
             "/data/x.tar: No space left on device; free",
         ),
+        (FULL_COPY, 3, "/b/x: No space left on device; free"),
         (PermissionError(errno.EACCES, "Permission denied", "/data"), 3, "/data: Permission denied; check"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_training_of_an_earlier_version_has_its_page_too() -> None:
 
 
 def test_a_task_without_a_score_is_shown_with_the_reason(tmp_path: Path) -> None:
-    found = {"tasks": {}, "missing": {"remove": "there are no samples"}}
+    found = {"tasks": {}, "missing": {"remove": "there are no samples"}, "autoencoder": (39.0, 38.5, 39.5)}
     (tmp_path / "evaluation.json").write_text(json.dumps(found))
     console = Console(file=io.StringIO(), width=120, record=True)
     console.print(table(found))
@@ -63,6 +63,16 @@ def test_a_task_without_a_score_is_shown_with_the_reason(tmp_path: Path) -> None
         assert re.search(r"remove\W.*missing\W.*there are no samples", shown, re.DOTALL)
     (tmp_path / "evaluation.json").write_text(json.dumps({"tasks": {}}))  # of an earlier version
     assert "remove" not in evaluation(tmp_path, "scores")
+
+
+@pytest.mark.parametrize(("low", "color"), [(31.5, "green"), (30.5, "default")])
+def test_the_table_of_scores_ends_with_what_the_autoencoder_keeps_beside_its_bar(low: float, color: str) -> None:
+    console = Console(file=io.StringIO(), width=120, record=True)
+    shown = table({"tasks": {}, "autoencoder": (32.0, low, 33.0)})
+    console.print(shown)
+    last = console.export_text().rstrip().splitlines()[-1]
+    assert last.split() == ["autoencoder", "psnr", "32.00", f"{low:.2f}", "to", "33.00", "31"]
+    assert [*shown.columns[2].cells] == [f"[{color}]32.00[/]"]
 
 
 def test_a_bound_of_fewer_samples_says_of_how_many() -> None:

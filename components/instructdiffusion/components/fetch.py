@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from instructdiffusion.components.step import Made, made, once
+from instructdiffusion.components.step import MARK, Made, made, once
 from instructdiffusion.components.storage import Store
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import atomic_directory
@@ -22,10 +22,12 @@ def run(source: Path | None, out: Path, *, store: Store | None = None) -> Made:
     if not (folder / SETTINGS).is_file():
         where = "run: make base" if source is None else "name a folder that a training wrote"
         raise DataError(f"{folder} holds no {SETTINGS}, so it is no model; {where}")
-    digest = once(out, {"model": model_digest(source)}, lambda: _copy(folder, out))
+    digest = once(out, {"model": model_digest(source)}, lambda: copy(folder, out))
     return made(out, "models", digest, store, {})
 
 
-def _copy(folder: Path, out: Path) -> None:
+def copy(folder: Path, out: Path) -> None:
+    """Copy a folder to `out`, whole or not at all, and keep the mark that `out` has as a step's own."""
     with atomic_directory(out) as new:
         shutil.copytree(folder, new, dirs_exist_ok=True)
+        shutil.copyfile(out / MARK, new / MARK)

@@ -85,7 +85,7 @@ class Process:
             ServiceError: the program is missing, or another process holds the lock.
         """
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with _held(self.lock, self.name) as descriptors, self.log_file.open("wb") as output:
+        with held(self.lock, self.name) as descriptors, self.log_file.open("wb") as output:
             try:
                 self._child = subprocess.Popen(
                     self.command,
@@ -168,6 +168,22 @@ class Process:
         self.stop()
 
 
+@contextmanager
+def held(lock: Path | None, name: str) -> Iterator[tuple[int, ...]]:
+    """Lock a file for the block and yield its descriptor: a child that inherits it keeps the lock when we let go.
+
+    Raises:
+        ServiceError: another process holds it; `name` says what such a process is.
+    """
+    if lock is None:
+        yield ()
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
+        _lock(file, lock, name)
+        yield (file.fileno(),)
+
+
 def free_ports(count: int, *, fixed: Sequence[int] = ()) -> list[int]:
     """`count` ports of 127.0.0.1 that are free now, each with the port `GRPC_OFFSET` above it free too."""
     found: list[int] = []
@@ -232,18 +248,6 @@ def exit_words(code: int) -> str:
         return f"signal {signal.Signals(-code).name}"
     except ValueError:
         return f"signal {-code}"
-
-
-@contextmanager
-def _held(lock: Path | None, name: str) -> Iterator[tuple[int, ...]]:
-    """Lock the file and hand its descriptor on: the child inherits the lock and keeps it when we let go."""
-    if lock is None:
-        yield ()
-        return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("ab") as file:
-        _lock(file, lock, name)
-        yield (file.fileno(),)
 
 
 def _lock(file: IO[bytes], path: Path, name: str) -> None:

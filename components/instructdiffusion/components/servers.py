@@ -10,11 +10,12 @@ import json
 import os
 import secrets
 import shutil
+import sqlite3
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from instructdiffusion.components.process import (
     Waiting,
     claim_port,
     free_ports,
+    held,
     port_is_free,
 )
 from instructdiffusion.model.errors import DataError, ServiceError
@@ -32,6 +34,7 @@ from instructdiffusion.model.files import write_atomic
 
 START = 600.0  # seconds a server may take to answer: MLflow takes 10 to 30, and minutes beside a training
 WEED_SERVERS = ("master", "volume", "filer", "admin")  # beside s3; each listens on two ports, HTTP and gRPC
+TABLES_MADE = "mlflow.db.whole"  # a file beside the database, from the tracker's first answer on
 WEED_MEMORY = "256MiB"  # soft limit of its heap; without one it grows to three times this under load
 
 
@@ -95,6 +98,8 @@ def mlflow_server(directory: Path, port: int = 0, *, waiting: Waiting | None = N
     port = claim_port(port, "INSTRUCTDIFFUSION_TRACKING_PORT", "the tracker")
     directory = directory.absolute()
     (directory / "artifacts").mkdir(parents=True, exist_ok=True)
+    with held(directory / ".lock", "tracker"):
+        remove_half_made(directory)
     flags = {
         "host": LOOPBACK,
         "port": str(port),
@@ -126,6 +131,7 @@ def mlflow_server(directory: Path, port: int = 0, *, waiting: Waiting | None = N
     )
     address = f"http://{LOOPBACK}:{port}"
     with served(process, address, "/health", {"MLFLOW_TRACKING_URI": address}, waiting) as server:
+        (directory / TABLES_MADE).touch()
         yield server
 
 
@@ -137,6 +143,26 @@ def served(
     with process:
         seconds = process.wait_healthy(lambda: _answers(address + health), timeout=START, waiting=waiting)
         yield Server(address, process, dict(environment), seconds)
+
+
+def remove_half_made(directory: Path) -> None:
+    """Remove a database whose first start was cut off: MLflow makes its tables in steps, and can't go on amid one.
+
+    One that has runs is whole, whether or not it was marked so, and is never removed.
+    """
+    database = directory / "mlflow.db"
+    if database.exists() and ((directory / TABLES_MADE).exists() or _may_have_runs(database)):
+        return
+    for file in directory.glob(f"{database.name}*"):  # its journal too
+        file.unlink()
+
+
+def _may_have_runs(database: Path) -> bool:
+    with closing(sqlite3.connect(database)) as connection:
+        try:
+            return connection.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is not None
+        except sqlite3.DatabaseError as error:
+            return "no such table" not in str(error)  # whatever else is wrong with it, it may
 
 
 def _answers(url: str) -> bool:

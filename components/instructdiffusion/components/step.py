@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from instructdiffusion.components.storage import Store
+from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ def once(out: Path, inputs: Mapping[str, Any], work: Callable[[], object]) -> st
         out: folder; whole after this.
         inputs: JSON-able; everything the content depends on, data and models by their digests.
         work: the step's one function.
+
+    Raises:
+        DataError: `out` holds files that no step made; they are left alone.
     """
     mark = out / MARK
     wanted = json.loads(json.dumps(inputs, sort_keys=True, default=str))
@@ -46,12 +50,13 @@ def once(out: Path, inputs: Mapping[str, Any], work: Callable[[], object]) -> st
     if known.get("inputs") == wanted and known.get("digest") == digest_of(out):
         log.info("%s is done already", out)
         return str(known["digest"])
+    _check_ours(out, known)
     if known and (known.get("inputs") != wanted or "digest" in known):  # made from something else, or damaged
-        shutil.rmtree(out)
+        _empty(out)
     write_atomic(mark, json.dumps({"inputs": wanted}))  # begun: the same work may go on here, no other
     work()
     digest = digest_of(out)
-    write_atomic(mark, json.dumps({"inputs": wanted, "digest": digest}, indent=1))
+    write_atomic(mark, json.dumps({"inputs": wanted, "digest": digest, "files": _files(out)}, indent=1))
     return digest
 
 
@@ -64,6 +69,28 @@ def read_mark(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _check_ours(out: Path, known: Mapping[str, Any]) -> None:
+    """Refuse a folder with files that no step made. What lies in one whose work was cut off counts as made."""
+    marked = (out / MARK).is_file()
+    strange = [name for name in _files(out) if not marked or name not in known.get("files", [name])]
+    if strange:
+        raise DataError(f"{out} holds {strange[0]}, which no step made; give another folder, or move what is yours")
+
+
+def _files(out: Path) -> list[str]:
+    """Names of all files below a folder, but for the mark; none if there is no such folder."""
+    return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir() and p != out / MARK)
+
+
+def _empty(out: Path) -> None:
+    """Remove what is in a folder, its mark last: a stop on the way leaves a folder that is known as ours."""
+    for path in sorted(out.iterdir(), key=lambda path: path.name == MARK):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def made(out: Path, kind: str, digest: str, store: Store | None, facts: Mapping[str, Any]) -> Made:
     """Upload `out` as `kind/sha256-...` where there is a store, and say what was made."""
     uri = store.put_directory(out, f"{kind}/{digest.replace(':', '-')}") if store is not None else ""
@@ -71,5 +98,11 @@ def made(out: Path, kind: str, digest: str, store: Store | None, facts: Mapping[
 
 
 def data_digest(folder: Path) -> str:
-    """Digest of a data set: of its manifest, which holds those of its shards."""
-    return digest_of(folder / "manifest.json")
+    """Digest of a data set: of its manifest, which holds those of its shards.
+
+    Raises:
+        DataError: it has none; names the folder.
+    """
+    from instructdiffusion.model import inputs
+
+    return inputs.data_digest(folder)

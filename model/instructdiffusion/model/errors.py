@@ -12,6 +12,9 @@ A message is one line that names the input and the fix.
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from errno import EDQUOT, ENOSPC
 
 
@@ -41,9 +44,19 @@ class ModelError(InstructDiffusionError):
 
 def from_system(error: OSError) -> DataError:
     """What the system refused, a full disk for instance, as a line of ours."""
+    error = first_of(error)
     full = error.errno in (ENOSPC, EDQUOT)
     fix = "free some space and run the same command again" if full else "check the path and its permissions"
     return DataError(f"{error.filename or 'a file'}: {error.strerror or error}; {fix}")
+
+
+def first_of(error: OSError) -> OSError:
+    """The first of the errors that shutil collects while it copies a folder; any other error as it is."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        _, target, reason = error.args[0][0]
+        if found := re.match(r"\[Errno (\d+)\]", str(reason)):
+            return OSError(int(found[1]), os.strerror(int(found[1])), target)
+    return error
 
 
 class Interrupted(InstructDiffusionError):

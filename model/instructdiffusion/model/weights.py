@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of
 
 BASE = Path(__file__).parent / "base"
@@ -18,3 +19,14 @@ def model_digest(folder: Path | None) -> str:
         DataError: the folder does not exist.
     """
     return digest_of(folder or BASE, (SETTINGS, *NETWORKS))
+
+
+def check_free(folder: Path) -> None:
+    """Make sure that a model may be written to this folder: it is empty, not there, or a model that is replaced.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not free and not (folder / SETTINGS).is_file():
+        raise DataError(f"{folder} holds something that is no model, and is left alone; name a new folder")

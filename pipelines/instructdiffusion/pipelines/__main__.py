@@ -1,5 +1,5 @@
 """`python -m instructdiffusion.pipelines` is the command `instructdiffusion`."""
 
-from instructdiffusion.pipelines.cli import main
+from instructdiffusion.pipelines.entry import main
 
 main()

@@ -48,6 +48,7 @@ def make(
     from instructdiffusion.model.recipes import recipe as recipe_named
 
     run = override(recipe_named(recipe), settings)
+    weights.check_free(out / "model")  # before the hours
     size, seed = run.network.size, run.seed
     manifest = synthesized(out / "data", "train", triplets, False, size, seed, console, WEIGHTS)
     training = fit(run, out / "data", start(out, run, console), out / "training", 1, console)

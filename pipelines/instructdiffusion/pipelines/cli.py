@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from instructdiffusion.model.errors import ConfigError, DataError, InstructDiffusionError, from_system
+from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.pipelines import (
     cli_data,
     cli_evaluate,
@@ -24,38 +22,12 @@ from instructdiffusion.pipelines import (
     cli_registry,
     cli_watch,
 )
+from instructdiffusion.pipelines.endings import Commands, stop_by_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130
-
 EPILOG = "Exit codes: 0 done, 1 a fault of ours, 2 a setting or argument, 3 a file, 4 a server, 130 interrupted."
-
-
-class Commands(TyperGroup):
-    """Every command ends alike: an error of ours is one line and its code, anything else a line and a log."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except InstructDiffusionError as error:
-            _say(f"error: {error}")
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            _say("interrupted; run the same command again to go on from here")
-            raise typer.Exit(INTERRUPTED) from None
-        except OSError as error:
-            if error.errno is None:
-                raise
-            _say(f"error: {from_system(error)}")
-            raise typer.Exit(DataError.exit_code) from None
-        except Exception as error:
-            if type(error).__module__.startswith("typer"):
-                raise  # its own ways to end: usage, exit
-            _say(f"error: {_name(error)}; the details are in {_record()}, please report them")
-            raise typer.Exit(1) from None
 
 
 app = typer.Typer(
@@ -78,8 +50,8 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")]
 
 
 def main() -> None:
-    """Run the command. SIGTERM ends it as Ctrl-C does, so that servers are stopped then too."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Run the command."""
+    stop_by_signals()
     app()
 
 
@@ -218,7 +190,7 @@ def serve(
     model: ModelFolder = None,
     home: Annotated[Path, typer.Option(help="folder of Bento's stores")] = Path("out/bento"),
     version: Annotated[str, typer.Option(help="what callers will see")] = "local",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="where it listens")] = 3000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="where it listens; 0: any free one")] = 3000,
     host: Annotated[str, typer.Option(help="0.0.0.0: on every interface")] = "127.0.0.1",
 ) -> None:
     """Package a model as a Bento and serve it until Ctrl-C."""
@@ -226,7 +198,7 @@ def serve(
     from instructdiffusion.serving.bento import build
     from instructdiffusion.serving.bento import serve as serve_bento
 
-    claim_port(port, "--port", "the service")
+    port = claim_port(port, "--port", "the service")
     tag = build(model, version, home)
     print(f"{tag} answers at http://{host}:{port} as soon as its weights are loaded", file=sys.stderr)
     serve_bento(tag, home, port, host)
@@ -281,21 +253,3 @@ def _show(facts: Mapping[str, Any], text: str, as_json: bool) -> None:
 
 def _print(document: Mapping[str, Any]) -> None:
     print(json.dumps(document, indent=1))
-
-
-def _say(text: str) -> None:
-    print(" ".join(text.split()), file=sys.stderr)
-
-
-def _name(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
-
-
-def _record() -> Path:
-    """Write the traceback where it can be found, and return where that is."""
-    import tempfile
-    import traceback
-
-    with tempfile.NamedTemporaryFile("w", prefix="instructdiffusion-", suffix=".log", delete=False) as file:
-        file.write(f"{' '.join(sys.argv)}\n{traceback.format_exc()}")
-    return Path(file.name)

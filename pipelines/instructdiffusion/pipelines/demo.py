@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from instructdiffusion.components.process import held
 from instructdiffusion.components.settings import Settings
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
@@ -25,10 +26,11 @@ from instructdiffusion.pipelines.show import Steps
 FOLDERS = (
     "pipeline",
     "work",
-    "store",
     "tracker",
     "label-studio",
-)  # what a run leaves beside its report; --fresh removes them
+    "store",
+)  # what a run leaves beside its report; --fresh removes them, the one that is made first at last
+LOCK = ".lock"  # held as long as a demo runs in its folder; in none of FOLDERS, so that --fresh leaves it
 QUIET = {
     "BENTOML_DO_NOT_TRACK": "True",
     "DO_NOT_TRACK": "1",
@@ -59,17 +61,19 @@ def run(order: Order, console: Console) -> dict[str, Any]:
     What an interrupted run finished is used again.
 
     Raises:
-        InstructDiffusionError: something is missing or failed; nothing of ours is left running.
+        InstructDiffusionError: something is missing or failed, or another demo runs in this folder; nothing of ours is
+            left running.
     """
     out, began = order.out.absolute(), time.monotonic()
     ports = _ports(order.ports)
-    machine.check(out, ports)
+    machine.check(out, ports, options=[name for name, port in order.ports.items() if port])
     machine.resolution(order.start)
-    if order.fresh:
-        clear(out)
     timings = out / "pipeline" / "seconds.json"
     home = out / "work" / "bento"
     with ExitStack() as stack:
+        stack.enter_context(held(out / LOCK, "demo"))
+        if order.fresh:
+            clear(out)
         steps = stack.enter_context(Steps(console, _seconds(timings)))
         peak = stack.enter_context(machine.Peak(lambda: _service(home)))
         environment, addresses = stack.enter_context(servers(out, ports, steps, order.rank))
@@ -89,12 +93,14 @@ def run(order: Order, console: Console) -> dict[str, Any]:
         steps.stop()
         _conclude(console, out, summary)
         if order.keep:
-            _hold(console, addresses)
+            hold(console, addresses)
     return summary
 
 
 def clear(out: Path) -> None:
-    """Remove what a run left, and nothing else."""
+    """Remove what a run left, and nothing else: where no store was started, no demo ran."""
+    if not (out / "store" / ".lock").exists():
+        return
     for name in FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
 
@@ -311,7 +317,7 @@ def _conclude(console: Console, out: Path, summary: Mapping[str, Any]) -> None:
     console.print("        instructdiffusion demo --keep    leaves store, tracker and service up", highlight=False)
 
 
-def _hold(console: Console, addresses: Mapping[str, str]) -> None:
+def hold(console: Console, addresses: Mapping[str, str]) -> None:
     """Keep the servers until Ctrl-C, which is how one asks for the end: no error."""
     for name, address in addresses.items():
         console.print(f"{name:<14}{address}", highlight=False)

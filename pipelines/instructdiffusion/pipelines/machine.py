@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,13 +40,14 @@ NEEDED = {
 }
 
 
-def check(folder: Path, ports: Mapping[str, int], need: float = FREE) -> None:
+def check(folder: Path, ports: Mapping[str, int], need: float = FREE, options: Collection[str] = ()) -> None:
     """Make sure that a run can start.
 
     Args:
         folder: where it will write.
         ports: by the settings' field; 0 is any free port.
         need: free GiB.
+        options: which of the ports were chosen by an option of the command, and not by a variable.
 
     Raises:
         ConfigError: packages are missing, or two servers share a port.
@@ -60,7 +61,7 @@ def check(folder: Path, ports: Mapping[str, int], need: float = FREE) -> None:
     if len(chosen) != len(set(chosen)):
         raise ConfigError(f"ports {', '.join(map(str, chosen))}: each server needs its own; 0 is any free one")
     for name, port in ports.items():
-        claim_port(port, NAMES[name], SERVERS[name])
+        claim_port(port, f"--{name.replace('_', '-')}" if name in options else NAMES[name], SERVERS[name])
     _check_disk(folder, need)
     _check_photographs()
 

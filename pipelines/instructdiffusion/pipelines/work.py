@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from instructdiffusion.model.config import Run
 
 HELD_OUT_SEED = 7  # of triplets that are composed for an evaluation
+KEPT = 31.0  # dB of PSNR: the bar of what the autoencoder keeps of held-out photographs
 Progress = Callable[..., None]
 
 
@@ -84,12 +84,13 @@ def fit(
     """Encode and train as `run` says; what is done already is used again."""
     from instructdiffusion.components import encode, train
     from instructdiffusion.model.addresses import S3
+    from instructdiffusion.model.inputs import run_digest
 
     if run.train_text and model is None:
         raise DataError(
             f"recipe {run.name} makes a model from nothing; use: instructdiffusion base --recipe {run.name}"
         )
-    job = hashlib.sha256(run.model_dump_json().encode()).hexdigest()[:8]
+    job = run_digest(run)[:8]
     if not (isinstance(data, str) and data.startswith(S3)):
         with shown(console, "encode"):
             data = encode.run(Path(data), model, out / "latents", states=not run.train_text).path
@@ -142,15 +143,13 @@ def edited(
     from instructdiffusion.pipelines.answers import words
     from instructdiffusion.serving.schema import found_of, read_picture
 
-    Image.init()
-    if out.suffix.lower() not in Image.EXTENSION:
-        raise DataError(f"{out}: no picture format has that ending; use .png or .jpg")
+    form = format_of(out)
     try:
         source = read_picture(picture.read_bytes(), str(picture))
     except OSError as error:
         raise DataError(f"{picture} can't be read: {error.strerror}; give a PNG, JPEG or WebP file") from error
     answer = Editor.load(model).edit(source, instruction, **options)
-    write_atomic(out, encoded(Image.fromarray(answer.picture), Image.EXTENSION[out.suffix.lower()]))
+    write_atomic(out, encoded(Image.fromarray(answer.picture), form))
     found = found_of(answer.found)
     return {
         "task": answer.ask.task if answer.ask else None,
@@ -160,6 +159,23 @@ def edited(
         "seed": answer.seed,
         "seconds": round(answer.seconds, 3),
     }
+
+
+def format_of(out: Path) -> str:
+    """Pillow's name of the format that a file's ending means.
+
+    Raises:
+        DataError: there is none, or pictures can't be written in it.
+    """
+    from PIL import Image
+
+    Image.init()
+    form = Image.EXTENSION.get(out.suffix.lower(), "")
+    try:
+        encoded(Image.new("RGB", (64, 64)), form)
+    except (KeyError, OSError, ValueError) as error:  # some can only be read, and some hold no colours
+        raise DataError(f"{out}: a picture can't be written in a format of that ending; use .png or .jpg") from error
+    return form
 
 
 def encoded(picture: Any, form: str) -> bytes:
@@ -174,7 +190,7 @@ def encoded(picture: Any, form: str) -> bytes:
 def table(evaluation: Mapping[str, Any]) -> Table:
     """Scores with intervals beside floor and bound; green where the interval's lower end reaches the bar.
 
-    A task without a score stands with the reason.
+    A task without a score stands with the reason; last is what the autoencoder keeps of the true targets.
     """
     from rich.table import Table
 
@@ -186,6 +202,8 @@ def table(evaluation: Mapping[str, Any]) -> Table:
             rows.add_row("", other, *_numbers(m), "", "", str(m["n"]))
     for name, why in evaluation.get("missing", {}).items():
         rows.add_row(name, "", "missing", why)
+    value, low, high = evaluation["autoencoder"]
+    rows.add_row("autoencoder", "psnr", *_numbers({"value": value, "low": low, "high": high, "bar": KEPT}))
     return rows
 
 
