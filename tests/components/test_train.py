@@ -50,6 +50,17 @@ class Killing(Progress):
         super().progress(done, total, text)
 
 
+class Stopping(Progress):
+    """Sends SIGTERM to torchrun, once, when step 3 is told."""
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        if done == 3:
+            ours = psutil.Process().children(recursive=True)
+            (torchrun,) = (p for p in ours if "torch.distributed.run" in p.cmdline())
+            torchrun.terminate()
+        super().progress(done, total, text)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tiny untrained model, and latents under it."""
@@ -137,8 +148,10 @@ def test_what_is_trained_is_not_trained_again_and_another_training_never_gets_it
     (data, model), run = prepared, smoke()
     before = len(trained.done)
     settings = Settings(training=Training(nodes=1, processes=2))  # the same number of processes
-    again = train.run(run, data, trained.out, model=model, report=Progress(trained.done), settings=settings)
-    assert again == trained.weights
+    told = override(run, ["log_every=2", "optim.zero_stage=2"])  # nothing that is learned hangs on them
+    for same in (run, told):
+        again = train.run(same, data, trained.out, model=model, report=Progress(trained.done), settings=settings)
+        assert again == trained.weights
     assert len(trained.done) == before
 
     wrong = run.model_copy(update={"train_text": False})  # the latents hold tokens, no states
@@ -168,3 +181,26 @@ def test_a_training_whose_rank_is_killed_goes_on_by_itself_and_from_the_store_wh
     weights = train.run(run, data, out, model=model, report=Progress(done), settings=asked)
     assert done == [(step, 8) for step in range(newest["step"] + 1, 9)]
     assert digest_of(weights) == made
+
+
+@pytest.mark.slow
+def test_a_training_whose_torchrun_is_told_to_stop_is_saved_by_all_ranks_and_goes_on_from_there(
+    prepared: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (data, model), out, done = prepared, tmp_path / "out", list[tuple[int, int]]()
+    run = override(smoke(), ["optim.steps=40", "checkpoint_every=100", "account=true", "samples_every=0"])
+    with pytest.raises(ServiceError, match="got signal: 15"):
+        train.run(run, data, out, model=model, report=Stopping(done))
+    ((step, _), (mark,)) = done[-1], marks(out / "checkpoints")
+    assert 3 <= step == mark["step"] < 40
+    for rank in (0, 1):
+        (log,) = (out / "logs").glob(f"node-0/*/attempt_0/{rank}/stderr.log")
+        assert f"told to stop after step {step} of 40; the same command goes on" in log.read_text()
+        assert (out / "checkpoints" / mark["tag"] / f"weight-{rank}.safetensors").is_file()
+    assert [*account.read(out)] == [*range(1, step + 1)]
+
+    done.clear()
+    train.run(run, data, out, model=model, report=Progress(done))
+    assert done == [(number, 40) for number in range(step + 1, 41)]
+    drawn, due = account.read(out), Latents.open(data).mixture(run.seed, {}).draws(range(160))
+    assert [sorted(numbers) for numbers in drawn.values()] == [sorted(due[i : i + 4]) for i in range(0, 160, 4)]

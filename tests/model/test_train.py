@@ -21,10 +21,10 @@ from instructdiffusion.model.config import override, parse
 from instructdiffusion.model.data.away import Away
 from instructdiffusion.model.data.latents import Latents, encode
 from instructdiffusion.model.data.shards import MANIFEST
-from instructdiffusion.model.engine import deepspeed_config, learning_rate
+from instructdiffusion.model.engine import deepspeed_config, join, learning_rate
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of, write_atomic
-from instructdiffusion.model.inputs import data_digest, inputs, settle
+from instructdiffusion.model.inputs import data_digest, inputs, run_digest, settle
 from instructdiffusion.model.train import train
 from instructdiffusion.model.weights import model_digest
 
@@ -132,6 +132,8 @@ def test_a_folder_takes_what_changes_nothing_that_is_learned_and_anything_while_
     settle(tmp_path, run, inputs(run, "data", "model"))
     write_atomic(tmp_path / "training.json", "{}")
     same = override(run, ["checkpoint_every=3", "optim.zero_stage=3", "optim.offload=all"])
+    assert inputs(same, "data", "model") == inputs(run, "data", "model")  # so that steps find its folder, and keep it
+    assert run_digest(override(run, ["optim.clip=2"])) != run_digest(run)
     settle(tmp_path, same, inputs(same, "data", ""))  # a model in memory has no digest
     assert parse(json.loads((tmp_path / "run.json").read_text())) == same
 
@@ -178,7 +180,7 @@ def test_latents_are_the_encoded_triplets(latents: Path, shards: Path, tiny_fold
     encode(shards, tiny_folder, tmp_path / "states")
     assert Latents.open(tmp_path / "states").batch([0])[2].shape == (1, 60, 32)
     next((tmp_path / "states").glob("*.safetensors")).write_bytes(b"broken")
-    with pytest.raises(DataError, match="can't be read"):
+    with pytest.raises(DataError, match="is damaged: its digest is not the manifest's"):
         Latents.open(tmp_path / "states")
 
 
@@ -191,6 +193,32 @@ def test_all_mistakes_of_a_run_are_listed_at_once() -> None:
         override(recipes.base(), ["optim.micro_batch=5"])
     with pytest.raises(ConfigError, match="has no value"):
         override(recipes.base(), ["optim.steps"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("=3", "setting '=3' has no name; write it as name=value"),
+        ("name.x=3", r"setting 'name\.x=3': name is no section, it has a value; leave out \.x"),
+        ("optim.steps.x=3", r"setting 'optim\.steps\.x=3': steps is no section"),
+        ("optim.steps=[", r"setting 'optim\.steps=\[' has a value that is no YAML; write it in quotes"),
+        ("optim.steps=@x", "has a value that is no YAML"),
+        ("seed=2020-13-45", "has a value that is no YAML"),
+        ("optim.stepz=3", r"optim\.stepz is not a setting: did you mean optim\.steps\?"),
+        ("steps=3", r"steps is not a setting: did you mean optim\.steps\?"),
+        ("no.such.thing=3", "no is not a setting; leave it out"),
+    ],
+)
+def test_a_setting_that_there_is_not_is_one_line_with_what_may_be_meant(setting: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        override(recipes.base(), [setting])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_without_deepspeed_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=r"needs DeepSpeed; run: pip install 'instructdiffusion\[train\]'"):
+        join()
 
 
 def test_deepspeed_is_told_what_the_run_says() -> None:

@@ -40,6 +40,7 @@ def test_hours_and_cost_follow_from_a_measured_rate() -> None:
     assert told["cost"] == pytest.approx(told["hours"] * 2 * 1.5)
     assert told["host_bytes"] <= sum(told["host"].values())
     assert told["device"] == {}
+    assert told["share"] is None
 
 
 def test_of_a_gpu_it_is_told_whether_the_training_fits() -> None:
@@ -48,7 +49,9 @@ def test_of_a_gpu_it_is_told_whether_the_training_fits() -> None:
     told = facts("train", "--gpu", "H200", "--processes", "2")
     assert told["fits"] is True
     assert told["device_bytes"] == sum(told["device"].values())
-    assert told["hours"] > 0
+    half = facts("train", "--gpu", "H200", "--processes", "2", "--share", "0.15")
+    assert half["hours"] == pytest.approx(2 * told["hours"])
+    assert "if 0.15 of what the GPU computes" in " ".join(plan("train", "--gpu", "H200", "--share", "0.15").split())
 
 
 def test_a_gpu_that_is_not_known_is_one_line() -> None:

@@ -8,6 +8,8 @@ import sys
 import torch
 
 _TRIM, _MMAP = -1, -3  # what glibc's malloc.h calls M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+_MOST = 2**31 - 1
+_KEPT = 2**27  # bytes: of an activation, but not of all gradients of a large network
 
 
 def best() -> torch.device:
@@ -33,8 +35,8 @@ def keep_memory() -> None:
     """Let this process keep the memory that it frees, for the next step takes as much again.
 
     Otherwise glibc hands every large tensor back to the system at once, and each step waits until its pages are
-    cleared anew.
+    cleared anew. The largest do go back: what is freed seldom fits another as large, and the process would grow by it.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for name in (_TRIM, _MMAP):
-            libc.mallopt(name, 2**31 - 1)
+        for name, size in ((_TRIM, _MOST), (_MMAP, _KEPT)):
+            libc.mallopt(name, size)

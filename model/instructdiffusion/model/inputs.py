@@ -32,8 +32,14 @@ def inputs(run: BaseModel, data: str, model: str) -> dict[str, str]:
     Args:
         model: empty: of one in memory, which has none.
     """
-    text = run.model_dump_json(indent=1)
-    return {"run": f"sha256:{hashlib.sha256(text.encode()).hexdigest()}", "data": data, "model": model}
+    return {"run": f"sha256:{run_digest(run)}", "data": data, "model": model}
+
+
+def run_digest(run: BaseModel) -> str:
+    """Digest of what a run learns by, in hexadecimal: all its settings but those that may change on the way."""
+    values = _flat(run.model_dump(mode="json"))
+    fixed = {name: value for name, value in values.items() if name not in FREE}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 def settle(folder: Path, run: Run, given: Mapping[str, str]) -> None:

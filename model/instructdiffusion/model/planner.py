@@ -2,8 +2,8 @@
 
 Nothing is computed. One step of the run's own loss goes through the run's own networks as shapes without numbers, and
 what its operations would hold is counted; what DeepSpeed holds besides follows from its stage (arXiv 1910.02054) and
-its buckets. All parts are added up, though not all are there at once: memory that many small tensors leave is of no
-use to one large tensor. `bench/plan.py` holds it against trainings.
+its buckets. Activations and DeepSpeed's buffers are added up, though they are not there at once: memory that many small
+tensors leave is of no use to one large tensor. `bench/plan.py` holds it against trainings.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from instructdiffusion.model.weights import SETTINGS
 NUMBER = 4  # bytes: weights, gradients and all sums are of 32 bits
 PARTS = ("unet", "vae", "text_encoder")
 WRITTEN = "a checkpoint being written"
+ROOM = 320 * 2**20  # bytes that kernels set aside while they compute; by bench/plan.py
 COLLECTED = 100  # operations from one collection of garbage to the next
 #: Numbers of split weights that DeepSpeed holds whole at most until the backward pass, and that it gathers in advance.
 LIVE, NEXT = 10**9, 5 * 10**7
@@ -149,22 +150,27 @@ def plan(run: Run, shapes: Shapes, processes: int, way: Way, libraries: int = 0)
     if not run.train_text:
         frozen += _count(shapes.text_encoder.parameters())
     with FakeTensorMode(allow_non_fake_inputs=True):
-        activations, flops = _step(objective.to_empty(device="cpu"), _batch(run, shapes, micro))
+        held, flops = _step(objective.to_empty(device="cpu"), _batch(run, shapes, micro), keep=not stage)
     part, bucket = -(-n // processes), min(n, engine.BUCKET)  # of what is shared out; of gradients on their way
     samples = everything + frozen if run.samples_every else 0
+    activations = held if stage else max(held - NUMBER * n, 0)  # beside the gradients, which come as those go
+    gradients = {0: n + (0 if alone else bucket), 3: n + bucket + 2 * part}.get(stage, bucket + part)
+    received = 0 if alone or not stage else bucket
     numbers = {
         "weights": everything if stage < 3 else -(-everything // processes),
         "weights made whole": min(everything, LIVE) if stage == 3 else 0,
         "their average": part if stage == 3 else n,
         "weights as AdamW changes them": part if stage else 0,
         "AdamW's sums": 2 * (part if stage else n),
-        "gradients": n + (bucket + 2 * part if stage else 0 if alone else bucket),
-        "what comes from other processes": 0 if alone or not stage else bucket,
+        "gradients": gradients,
+        "what comes from other processes": received,
         "weights that will be used next": 2 * min(n, NEXT) if stage == 3 else 0,
     }
     device = {name: NUMBER * count for name, count in numbers.items() if count} | {"activations": activations}
     host = {"libraries": libraries, "networks that don't learn": NUMBER * frozen}
     host["networks that draw samples"] = NUMBER * samples
+    after = {0: gradients - n, 3: gradients}.get(stage, part + received)  # numbers that come when kernels have computed
+    host["what kernels set aside"] = max(ROOM - NUMBER * after, 0)
     host[WRITTEN] = 2 * NUMBER * part  # a kind of the state at a time: as tensors, and as bytes
     for name in _offloaded(run):
         host[name] = device.pop(name)
@@ -197,10 +203,14 @@ def _batch(run: Run, shapes: Shapes, count: int) -> tuple[Tensor, ...]:
     return source, target, tokens if run.train_text else states, tokens[:1]
 
 
-def _step(objective: Objective, batch: tuple[Tensor, ...]) -> tuple[int, float]:
-    """Most bytes that a forward and a backward pass hold beside weights and gradients, and their work."""
+def _step(objective: Objective, batch: tuple[Tensor, ...], *, keep: bool) -> tuple[int, float]:
+    """Most bytes that a forward and a backward pass hold beside weights, and their work.
+
+    Args:
+        keep: gradients, too; else they go as they come, into a bucket that is not counted.
+    """
     for weight in objective.parameters():
-        if weight.requires_grad:
+        if weight.requires_grad and not keep:
             weight.register_post_accumulate_grad_hook(lambda w: setattr(w, "grad", None))
     with _collecting_nothing(), _Held() as held, FlopCounterMode(display=False) as work:
         objective(*batch, torch.Generator()).mean().backward()

@@ -46,6 +46,7 @@ def plan(
 
     run = override(recipe_named(recipe), settings or [])
     planned, kind = _planned(run, model, processes, gpu)
+    assumed = share if kind and not rate else None
     rate = rate or (share * kind.tflops * 1e12 / planned.flops if kind else None)
     facts: dict[str, Any] = {
         "processes": processes,
@@ -61,7 +62,7 @@ def plan(
     if kind:
         facts["fits"] = facts["device_bytes"] < kind.memory * GIB
     if rate:
-        facts["hours"] = planned.hours(rate)
+        facts |= {"hours": planned.hours(rate), "share": assumed}
         if price is not None:
             facts["cost"] = facts["hours"] * processes * price
     if as_json:
@@ -121,4 +122,7 @@ def _show(facts: dict[str, Any], memory: int) -> None:
         console.print("give --gpu, or a measured --rate, to be told the hours")
         return
     cost = f", {facts['cost']:.2f} at that price" if "cost" in facts else ""
-    console.print(f"{facts['hours']:.1f} hours on {facts['processes']} processes{cost}", highlight=False)
+    told = f"{facts['hours']:.1f} hours on {facts['processes']} processes{cost}"
+    if facts["share"]:
+        told += f", if {facts['share']:g} of what the GPU computes at most is reached; a measured --rate would tell"
+    console.print(told, highlight=False)
