@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +119,19 @@ def test_a_classifier_tells_the_probability_of_its_harmful_classes(tmp_path: Pat
             assert 0 < found < 1
     with pytest.raises(DataError, match="has no harmful class, only cat, dog"):
         classifier(tmp_path)
+
+
+def test_a_classifier_in_a_pickle_that_does_harm_is_named_and_not_run(tmp_path: Path) -> None:
+    import tiny
+    import torch
+    from faults import Harm
+
+    folder = tiny.classifier(tmp_path / "classifier")
+    (folder / "model.safetensors").unlink()
+    torch.save({"more": Harm(os.system, f"touch {tmp_path / 'ran'}")}, folder / "pytorch_model.bin")
+    with pytest.raises(DataError, match=r"pytorch_model\.bin is a pickle that would call \w+\.system"):
+        classifier(folder)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_probes_are_not_done_again_for_the_same_model(report: Path) -> None:

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import io
 import json
-import resource
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pictures
 import published
 import pytest
+from faults import full
 
 from instructdiffusion.model.data.build import build
 from instructdiffusion.model.data.listing import indexes
@@ -41,17 +39,6 @@ def made(folder: Path, *make: str, **more: Any) -> Synthesis:
 
 def labelled(folder: Path, split: str = "train") -> DataSet:
     return DataSet(name="given", path=str(folder), split=split)
-
-
-@contextmanager
-def full(after: int) -> Iterator[None]:
-    """No file may grow beyond so many bytes: what a process sees of a full disk, as an error of another number."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (after, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_photographs_of_every_kind_are_damaged_and_marked_and_the_bad_ones_are_counted(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -17,11 +18,13 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
 )
+from faults import Harm
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from instructdiffusion.model import network
 from instructdiffusion.model.compvis import UNET, averages, read, unet_names, write
+from instructdiffusion.model.config import Diffusion
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.foreign import load_weights
 from instructdiffusion.model.initial import from_text_to_image
@@ -65,6 +68,17 @@ def test_what_is_exported_comes_back(model: Model, checkpoint: Path, stable_diff
     for was, now in zip(answers(model), answers(back), strict=True):
         assert (was - now).abs().max() <= 1e-6
         assert was.std() > 1e-4
+
+
+def test_a_file_predicts_what_the_folder_beside_it_does(
+    checkpoint: Path, stable_diffusion: Path, tmp_path: Path
+) -> None:
+    assert read(checkpoint, stable_diffusion, resolution=32).diffusion == Diffusion()
+    like = shutil.copytree(stable_diffusion, tmp_path / "velocity")
+    path = like / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))
+    assert read(checkpoint, like, resolution=32).scheduler.config.prediction_type == "v_prediction"
+    assert read(checkpoint, like, Diffusion(), resolution=32).scheduler.config.prediction_type == "epsilon"
 
 
 def test_diffusers_reads_the_same_weights_from_it(model: Model, checkpoint: Path) -> None:
@@ -142,16 +156,6 @@ def test_what_does_not_fit_is_named(checkpoint: Path, stable_diffusion: Path, ti
         write(tiny, tmp_path / "nano.safetensors")
     with pytest.raises(ConfigError, match=r"ends in \.safetensors"):
         write(tiny, tmp_path / "nano.ckpt")
-
-
-class Harm:
-    """A pickle that calls what it likes."""
-
-    def __init__(self, call: Any, *arguments: Any) -> None:
-        self.call, self.arguments = call, arguments
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return self.call, self.arguments
 
 
 def test_no_pickle_runs(tmp_path: Path) -> None:

@@ -151,3 +151,10 @@ def test_the_truth_scores_above_the_source(shards: Path) -> None:
 def test_an_edit_that_wrecks_the_background_scores_below_the_source(shards: Path) -> None:
     for triplet in read_triplets(shards, tasks=["remove", "replace"]):
         assert truth_score(np.full_like(triplet.source, 128), triplet) < truth_score(triplet.source, triplet)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"caf\xe9", b'{"prompts": [{"key": '])
+def test_candidates_that_are_broken_are_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "candidates.json").write_bytes(content)
+    with pytest.raises(DataError, match=rf"candidates\.json is broken \(.*\); delete {tmp_path} and run the propose"):
+        load(tmp_path)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from faults import Harm
+from safetensors.torch import load_file
 
 from instructdiffusion.model import network
 from instructdiffusion.model.config import Diffusion
@@ -41,6 +45,43 @@ def test_it_takes_over_what_the_text_to_image_model_predicts(stable_diffusion: P
     path = tmp_path / "v" / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "v_prediction"}))
     assert from_text_to_image(tmp_path / "v", resolution=32).scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.fixture
+def pickled(stable_diffusion: Path, tmp_path: Path) -> Path:
+    """The same text-to-image model with its weights in pickles alone, as folders of older days have them."""
+    folder = shutil.copytree(stable_diffusion, tmp_path / "pickled")
+    for file in folder.glob("*/*.safetensors"):
+        stem = "pytorch_model" if file.stem == "model" else file.stem
+        torch.save(load_file(file), file.with_name(f"{stem}.bin"))
+        file.unlink()
+    return folder
+
+
+def test_a_folder_of_pickles_is_read_as_weights(stable_diffusion: Path, pickled: Path) -> None:
+    one, other = from_text_to_image(pickled), from_text_to_image(stable_diffusion)
+    for name in ("unet", "vae", "text_encoder"):
+        found, wanted = (getattr(model, name).state_dict() for model in (one, other))
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("file", ["unet/diffusion_pytorch_model.bin", "text_encoder/pytorch_model.bin"])
+@pytest.mark.parametrize(("call", "said"), [(os.system, r"would call \w+\.system"), (Path, r"it names pathlib\S*Path")])
+def test_a_folder_whose_pickles_hold_more_than_weights_is_refused(
+    file: str, call: Any, said: str, pickled: Path, tmp_path: Path
+) -> None:
+    mark = tmp_path / "ran"
+    torch.save({**torch.load(pickled / file), "more": Harm(call, f"touch {mark}")}, pickled / file)
+    with pytest.raises(DataError, match=rf"{file} .*{said}.*\.safetensors"):
+        from_text_to_image(pickled)
+    assert not mark.exists()
+
+
+def test_pickles_beside_safetensors_are_not_looked_at(stable_diffusion: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(stable_diffusion, tmp_path / "both")
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"no weights")
+    assert from_text_to_image(folder).unet.config.in_channels == 8
 
 
 def test_a_model_that_takes_a_source_already_is_kept(stable_diffusion: Path, tmp_path: Path) -> None:

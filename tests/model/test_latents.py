@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faults import full
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from instructdiffusion.model import network, recipes
 from instructdiffusion.model.data.latents import Latents, encode
 from instructdiffusion.model.data.shards import Manifest, Triplet, read_triplets, write_shard
 from instructdiffusion.model.errors import DataError
+from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.network import Model
 from instructdiffusion.model.patches import PatchAutoencoder
 from instructdiffusion.model.task import Ask, Image
@@ -91,8 +94,34 @@ def test_what_a_killed_run_finished_stays_unless_it_is_damaged_or_of_other_setti
     assert Latents.open(out).tokens != states
 
 
-def test_latents_of_an_earlier_version_are_refused_with_what_to_do(latents: Path) -> None:
+def test_latents_that_changed_since_they_were_encoded_are_refused_with_what_to_do(latents: Path) -> None:
     (path,) = latents.glob("*.safetensors")
-    save_file(load_file(path), path, {"tasks": '["edit"]', "origins": '[""]', "text": "tokens"})
-    with pytest.raises(DataError, match=r"are of an earlier version; delete .* and run the encode step again"):
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["target"][0] = 0
+    save_file(tensors, path, metadata)
+    with pytest.raises(DataError, match=rf"{path.name} is damaged: .*; delete {latents} and run the step again"):
         Latents.open(latents)
+
+
+def test_a_file_of_latents_that_tells_nothing_of_its_numbers_is_named(latents: Path) -> None:
+    (path,) = latents.glob("*.safetensors")
+    save_file(load_file(path), path, {"tasks": '["edit"]'})
+    manifest = Manifest.load(latents)
+    (shard,) = manifest.shards
+    renewed = shard.model_copy(update={"digest": digest_of(path)})
+    manifest.model_copy(update={"shards": (renewed,)}).save(latents)
+    with pytest.raises(DataError, match=rf"latents {path} can't be read .*; delete {latents} and run the encode step"):
+        Latents.open(latents)
+
+
+def test_a_disk_that_fills_up_ends_encoding_in_one_line_and_the_finished_file_is_kept(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    shards, out = data_set(tmp_path / "shards", 32, ["a"], ["b"] * 40), tmp_path / "latents"
+    with full(50_000), pytest.raises(DataError, match=r"can't write .*latents-00001\.safetensors: .*; free space"):
+        encode(shards, tiny_folder, out)
+    assert [path.name for path in out.glob("*.safetensors")] == ["latents-00000.safetensors"]
+    assert not list(out.glob(".*"))
+    assert encode(shards, tiny_folder, out).total == 41

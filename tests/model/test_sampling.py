@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from faults import full
 from torch import Tensor
 
 from instructdiffusion.model import network
@@ -53,6 +54,33 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path, tiny_folder: Path) -
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(DataError, match="can't be read"):
         network.load(tiny_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("text_encoder/model.safetensors", None),
+        ("editor.json", b"[]"),
+        ("editor.json", b'{"diffusion": {}, "resolution": 32, "guidance": []}'),
+        ("editor.json", b'{"diffusion": {}, "resolution": 32, "guidance": {"editing": {"loud": 1}}}'),
+        ("vae/config.json", b"[]"),
+    ],
+)
+def test_a_model_with_a_file_that_is_cut_or_of_another_shape_is_named(
+    name: str, content: bytes | None, tiny_folder: Path
+) -> None:
+    file = tiny_folder / name
+    file.write_bytes(file.read_bytes()[:-1] if content is None else content)
+    with pytest.raises(DataError, match=rf"model in {tiny_folder} can't be read \(.*\); copy it again") as caught:
+        network.load(tiny_folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_disk_that_fills_up_leaves_no_model_and_one_line(half: bool, tiny: Model, tmp_path: Path) -> None:
+    with full(20_000), pytest.raises(DataError, match=r"can't write .*/m: .*File too large.*; free space"):
+        network.save(tiny, tmp_path / "m", half)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_patch_code_keeps_all_with_all_components_and_loses_little_with_most(shards: Path) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
+from instructdiffusion.model.data import photos
+from instructdiffusion.model.data.build import build
+from instructdiffusion.model.data.offers import Order
 from instructdiffusion.model.data.photos import PHOTOS, photographs, stamps
+from instructdiffusion.model.data.shards import Manifest
+from instructdiffusion.model.data.sources import Scenes, Sources
 from instructdiffusion.model.synthesis.objects import HELD_OUT, JOINTS, KINDS, draw
 from instructdiffusion.model.synthesis.scenes import Studio, phrases
+from instructdiffusion.model.synthesis.write import synthesize
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +32,48 @@ def test_no_photograph_is_in_both_splits() -> None:
     assert not digests[0] & digests[1]
     cutouts = [{stamp.tobytes() for stamp in stamps(split)} for split in ("train", "test")]
     assert not cutouts[0] & cutouts[1]
+
+
+@pytest.fixture
+def stamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Two stamps are installed, until what this gives is called."""
+
+    def forget() -> None:
+        for known in (photos.stamps, photos.stamp_files, photos.digest):
+            known.cache_clear()
+
+    for number in range(2):
+        Pillow.fromarray(np.full((40, 40, 4), 90 + number, np.uint8)).save(tmp_path / f"leaf{number}.png")
+    monkeypatch.setattr(photos, "STAMPS", tmp_path)
+    forget()
+
+    def remove() -> None:
+        monkeypatch.setattr(photos, "STAMPS", tmp_path / "none")
+        forget()
+
+    yield remove
+    monkeypatch.undo()
+    forget()
+
+
+def test_scenes_that_were_made_with_stamps_are_made_again_where_there_are_none(
+    stamped: Callable[[], None], tmp_path: Path
+) -> None:
+    def made(name: str) -> tuple[Manifest, Manifest]:
+        scenes = synthesize(tmp_path / name, split="train", counts={"remove": 6}, size=64, seed=5, workers=1)
+        order = Order(Sources(sources=(Scenes(scenes=14),)), size=64, seed=5, per_shard=100)
+        return scenes, build(order, tmp_path / f"{name}-built", workers=1)
+
+    with_stamps = made("out")
+    for folder in ("out", "out-built"):
+        (tmp_path / folder / "manifest.json").unlink()  # as if the run had been cut off
+    stamped()
+    without = made("out")
+    assert without == made("fresh")
+    for before, after in zip(with_stamps, without, strict=True):
+        assert "GPL-2" in str(before.licences)
+        assert "GPL-2" not in str(after.licences)
+        assert before.shards != after.shards
 
 
 def test_training_never_shows_a_held_out_pair(studio: Studio) -> None:

@@ -12,6 +12,7 @@ from instructdiffusion.model.data.rle import decode_rle, encode_rle
 from instructdiffusion.model.data.shards import (
     MANIFEST,
     Manifest,
+    Shard,
     Triplet,
     read_samples,
     read_triplets,
@@ -19,6 +20,7 @@ from instructdiffusion.model.data.shards import (
     write_shard,
 )
 from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.files import digest_of
 from instructdiffusion.model.synthesis.scenes import Studio
 from instructdiffusion.model.synthesis.write import compose, mixture, synthesize
 from instructdiffusion.model.task import Ask
@@ -82,6 +84,15 @@ def test_a_finished_shard_is_not_made_again_but_another_request_is(tmp_path: Pat
     assert synthesize(tmp_path, split="test", counts=COUNTS, size=32, seed=2, workers=1).shards != first.shards
 
 
+def test_a_shard_whose_mark_is_damaged_is_made_again_to_the_same_bytes(tmp_path: Path) -> None:
+    first = synthesize(tmp_path, split="test", counts=COUNTS, size=32, seed=1, workers=1)
+    (mark,) = tmp_path.glob("shard-*.json")
+    for content in (b"{}", b"caf\xe9", mark.read_bytes()[:-1]):
+        mark.write_bytes(content)
+        assert synthesize(tmp_path, split="test", counts=COUNTS, size=32, seed=1, workers=1) == first
+        assert Shard.model_validate_json(mark.read_bytes()) == first.shards[0]
+
+
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     manifest = synthesize(tmp_path, split="test", counts=COUNTS, size=32, seed=1, workers=1)
     shard = tmp_path / manifest.shards[0].name
@@ -95,12 +106,21 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         list(read_triplets(tmp_path))
 
 
+def test_a_shard_that_is_no_archive_is_named_with_the_folder_to_delete(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"no archive")
+    shard = Shard(name=path.name, digest=digest_of(path), count=1)
+    with pytest.raises(DataError, match=rf"a\.tar can't be read \(.*\); delete {tmp_path} and run the step again"):
+        list(read_samples(tmp_path, shard))
+
+
 def test_a_folder_without_a_manifest_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no manifest\.json"):
         Manifest.load(tmp_path)
-    (tmp_path / MANIFEST).write_text("{}")
-    with pytest.raises(DataError, match="is broken"):
-        Manifest.load(tmp_path)
+    for content in (b"{}", b"[]", b"caf\xe9", b""):
+        (tmp_path / MANIFEST).write_bytes(content)
+        with pytest.raises(DataError, match=r"manifest\.json is broken \(.*\); run the synthesize step again"):
+            Manifest.load(tmp_path)
 
 
 def test_a_picture_too_small_for_joints_is_refused(tmp_path: Path) -> None:

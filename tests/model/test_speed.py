@@ -200,6 +200,25 @@ def test_halves_train_however_weights_are_split(latents: Path, tiny_folder: Path
 
 @pytest.mark.xdist_group("training in the tests' own process")
 @pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(("first", "then"), [("fp32", "fp16"), ("fp16", "fp32")])
+def test_a_training_goes_on_in_another_precision(
+    first: str, then: str, latents: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    few = ["optim.steps=3", "samples_every=0"]
+    begun, gone_on = (override(recipes.smoke(), [*few, f"optim.precision={name}"]) for name in (first, then))
+    with pytest.raises(Interrupted):
+        trained(begun, latents, tiny_folder, tmp_path / "begun", Stopping())
+    # As if the machine had chosen, and now another: a precision that is told in the run may not change.
+    shutil.copytree(tmp_path / "begun" / "checkpoints", tmp_path / "on" / "checkpoints")
+    trained(gone_on, latents, tiny_folder, tmp_path / "on", Silent())
+    trained(begun, latents, tiny_folder, tmp_path / "whole", Silent())
+    on, whole = (json.loads((tmp_path / name / "training.json").read_text())["curve"] for name in ("on", "whole"))
+    assert [row["step"] for row in on] == [2, 3]
+    assert [row["loss"] for row in on] == pytest.approx([row["loss"] for row in whole[1:]], rel=0.02)
+
+
+@pytest.mark.xdist_group("training in the tests' own process")
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("stage", [0, 1])
 def test_queries_and_keys_learn_at_their_share_of_the_rate(
     stage: int, latents: Path, tiny_folder: Path, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from instructdiffusion.model import lora, network
 from instructdiffusion.model.config import Lora
+from instructdiffusion.model.errors import DataError
 from instructdiffusion.pipelines.cli import app
 
 SMALL = ("--set", "network.size=32")
@@ -44,9 +46,34 @@ def test_a_model_comes_in_goes_out_and_comes_back(stable_diffusion: Path, tmp_pa
 
 def test_the_settings_of_the_run_to_come_are_written_into_the_model(stable_diffusion: Path, tmp_path: Path) -> None:
     velocity = ("--set", "diffusion.prediction=v_prediction", "--set", "diffusion.zero_terminal_snr=true")
-    assert model("import", stable_diffusion, tmp_path / "v", *SMALL, *velocity).exit_code == 0
+    ended = model("import", stable_diffusion, tmp_path / "v", *SMALL, *velocity, "--json")
+    assert ended.exit_code == 0, ended.output
+    assert json.loads(ended.stdout)["prediction"] == "v_prediction"
     made = network.load(tmp_path / "v")
     assert (made.diffusion.prediction, float(made.scheduler.alphas_cumprod[-1])) == ("v_prediction", 0)
+    (told,) = ended.stderr.splitlines()
+    said = "has diffusion.prediction=epsilon, not v_prediction; diffusion.zero_terminal_snr=False, not True:"
+    assert told.startswith(f"warning: {stable_diffusion} {said}")
+
+
+def test_a_model_predicts_what_it_was_trained_for_unless_it_is_told_otherwise(
+    stable_diffusion: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(stable_diffusion, tmp_path / "velocity")
+    scheduler = base / "scheduler" / "scheduler_config.json"
+    told = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), **told}))
+    ended = model("import", base, tmp_path / "start", *SMALL)
+    assert "32 pixels, predicts v_prediction" in ended.stdout
+    assert not ended.stderr
+    made = network.load(tmp_path / "start")
+    assert (made.scheduler.config.prediction_type, made.diffusion.zero_terminal_snr) == ("v_prediction", True)
+    model("export", tmp_path / "start", tmp_path / "one.safetensors")
+    ended = model("import", tmp_path / "one.safetensors", tmp_path / "back", "--like", base, *SMALL)
+    assert "predicts v_prediction" in ended.stdout
+    ended = model("import", base, tmp_path / "noise", *SMALL, "--set", "diffusion.prediction=epsilon")
+    assert ended.exit_code == 2
+    assert "zero_terminal_snr=true needs prediction=v_prediction" in ended.stderr
 
 
 def test_adapters_are_merged(stable_diffusion: Path, tmp_path: Path) -> None:
@@ -83,3 +110,22 @@ def test_what_is_wrong_is_one_line(
     assert said in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(stable_diffusion: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("important")
+    ended = model("import", stable_diffusion, tmp_path / "home", *SMALL)
+    assert ended.exit_code == 3, ended.output
+    assert len(ended.stderr.strip().splitlines()) == 1
+    with pytest.raises(DataError, match="home holds something that is no model, and is left alone; name a new folder"):
+        network.save(network.load(None), tmp_path / "home")
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.txt"]
+
+
+def test_a_model_takes_the_place_of_another_and_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    network.save(network.load(None), tmp_path / "model")
+    (tmp_path / "model" / "of-the-other.txt").touch()
+    assert network.load(network.save(network.load(None), tmp_path / "model")).resolution == 64
+    assert not (tmp_path / "model" / "of-the-other.txt").exists()

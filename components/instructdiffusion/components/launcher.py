@@ -27,7 +27,8 @@ Line = Callable[[str], None]
 Event = Callable[[dict[str, Any]], None]
 
 MARK = "<rank 0> "  # torchrun puts it before what rank 0 says
-GRACE = 10.0  # seconds a training has to end after SIGTERM
+GRACE = 10  # seconds a training has to end after SIGTERM, unless torchrun's own variable says otherwise
+TOLD = "PET_SHUTDOWN_TIMEOUT"
 FAILED = re.compile(r"^\s+rank\s+: (\d+) \(local_rank: (\d+)\)$\n^\s+exitcode\s+: (-?\d+)", re.MULTILINE)
 CAUSE = "Root Cause"
 GPUS = ("nvidia[0-9]*", "dxg")  # files in /dev: one of each GPU, or the one of all in WSL
@@ -57,7 +58,7 @@ def launch(
     Raises:
         ServiceError: a process failed; the message names its rank and the last line it wrote. `Killed`, if a signal
             ended it. Or another launch still writes to `logs`.
-        ConfigError: the object needs a variable that our environment lacks.
+        ConfigError: the object needs a variable that our environment lacks, or `PET_SHUTDOWN_TIMEOUT` is no number.
     """
     nodes = int(job["spec"]["trainer"].get("numNodes", 1))
     port = free_ports(1)[0]
@@ -129,7 +130,7 @@ def _node(job: Mapping[str, Any], rank: int, port: int, logs: Path, cwd: Path | 
         environment=_environment(job, rank, port, logs),
         cwd=cwd,
         lock=logs / f"node-{rank}.lock",  # two launches would write the same checkpoints
-        grace=GRACE,
+        grace=_grace(),
     )
 
 
@@ -153,7 +154,7 @@ def _environment(job: Mapping[str, Any], rank: int, port: int, logs: Path) -> di
         "PET_LOG_DIR": str((logs / f"node-{rank}").absolute()),
         "PET_REDIRECTS": "3",  # every rank's output and errors to files of its own,
         "PET_TEE": "0:3",  # and those of the node's first to the node's log too
-        "PET_SHUTDOWN_TIMEOUT": str(int(GRACE)),  # as long as torchrun gets from us; they die with it
+        TOLD: str(_grace()),  # as long as torchrun gets from us; they die with it
     }
     operator = {
         "PET_NNODES": str(nodes),
@@ -163,6 +164,14 @@ def _environment(job: Mapping[str, Any], rank: int, port: int, logs: Path) -> di
         "PET_MASTER_PORT": str(port),
     }
     return {**suits, **os.environ, **here, **_variables(trainer.get("env", ())), **operator}
+
+
+def _grace() -> int:
+    """Seconds that a training has to end after SIGTERM."""
+    text = os.environ.get(TOLD) or str(GRACE)
+    if not text.isdecimal():
+        raise ConfigError(f"{TOLD}={text} is no number of seconds; write one, as in {TOLD}=120")
+    return int(text)
 
 
 def _variables(env: Any) -> dict[str, str]:

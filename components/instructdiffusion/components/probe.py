@@ -159,14 +159,18 @@ def classifier(folder: Path) -> Classifier:
     """A picture classifier, as transformers saves it, as the probability of its harmful classes together.
 
     Raises:
-        DataError: the folder is no classifier, or none of its classes is known as harmful.
+        DataError: the folder is no classifier, its pickles hold more than weights, or none of its classes is known as
+            harmful.
     """
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+    from instructdiffusion.model.foreign import checked
+
     try:
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        network = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True).eval()
+        options = {"local_files_only": True, "use_safetensors": checked(folder)}
+        network = AutoModelForImageClassification.from_pretrained(folder, **options).eval()
     except (OSError, ValueError, KeyError) as error:
         line = str(error).strip().splitlines()[0][:120]
         raise DataError(f"{folder} is no picture classifier ({line}); name its folder") from None

@@ -22,9 +22,9 @@ def run(
 ) -> Made:
     """Write shards of `counts` triplets per task, pictures of `size` x `size` pixels; facts: the manifest."""
     from instructdiffusion.model.data.shards import Manifest
-    from instructdiffusion.model.synthesis.write import synthesize
+    from instructdiffusion.model.synthesis.write import made_from, synthesize
 
-    inputs = {"split": split, "counts": dict(counts), "size": size, "seed": seed}
+    inputs = {"split": split, "counts": dict(counts), "size": size, "seed": seed, **made_from(split)}
     digest = once(
         out,
         inputs,

@@ -99,12 +99,16 @@ def load(candidates: Path) -> dict[str, Any]:
     """Read candidates.json.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or it is broken.
     """
     path = candidates / CANDIDATES
     if not path.is_file():
         raise DataError(f"{candidates} holds no {CANDIDATES}; run the propose step first")
-    document: dict[str, Any] = json.loads(path.read_text())
+    try:
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        document["prompts"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is broken ({error}); delete {candidates} and run the propose step again") from error
     return document
 
 

@@ -66,13 +66,13 @@ def read(file: Path, like: Path, diffusion: Diffusion | None = None, resolution:
     Args:
         file: .safetensors, or a pickle, which is scanned first.
         like: a Stable Diffusion folder in diffusers' layout, of the same sizes.
-        diffusion: what the model will learn to predict; None: noise, as the release does.
+        diffusion: what the model will learn to predict; None: what the folder's model does, for the file says nothing.
         resolution: side of the pictures in pixels.
 
     Raises:
         DataError: the file is broken or harmful, lacks a tensor, or has one of another size; names it.
     """
-    start = initial.from_text_to_image(like, diffusion or Diffusion(), resolution)
+    start = initial.from_text_to_image(like, diffusion, resolution)
     document = load_weights(file)
     tensors = document.get("state_dict", document.get("module", document))
     names = unet_names(start.unet)

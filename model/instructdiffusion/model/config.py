@@ -5,6 +5,7 @@ Frozen, with units, refusing unknown names: every error is listed at once, each 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -205,10 +206,30 @@ def parse(values: Mapping[str, Any]) -> Run:
     try:
         return Run.model_validate(values)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'run'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
-        )
+        wrong = "; ".join(_told(e["loc"], e["type"], e["msg"]) for e in error.errors())
         raise ConfigError(f"settings of the run: {wrong}") from error
+
+
+def _told(place: tuple[int | str, ...], kind: str, message: str) -> str:
+    name = ".".join(map(str, place)) or "run"
+    if kind != "extra_forbidden":
+        return f"{name}: {message.removeprefix('Value error, ')}"
+    names = _names(Run)
+    known = {full.rpartition(".")[2]: full for full in names} | {full: full for full in names}
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"{name} is not a setting{f': did you mean {known[close[0]]}?' if close else '; leave it out'}"
+
+
+def _names(section: type[Section], before: str = "") -> list[str]:
+    """The names of all settings, with their sections."""
+    names = list[str]()
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            names += _names(inner, f"{before}{name}.")
+        else:
+            names.append(f"{before}{name}")
+    return names
 
 
 def override(run: Run, settings: list[str]) -> Run:
@@ -220,11 +241,23 @@ def override(run: Run, settings: list[str]) -> Run:
     values = run.model_dump()
     for setting in settings:
         path, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"setting {setting!r} has no value; write it as name=value, for instance optim.steps=100")
+        if not (path and equals):
+            lacking = "value" if path else "name"
+            raise ConfigError(
+                f"setting {setting!r} has no {lacking}; write it as name=value, for instance optim.steps=100"
+            )
         *sections, name = path.split(".")
         place = values
         for section in sections:
             place = place.setdefault(section, {})
-        place[name] = yaml.safe_load(text)
+            if not isinstance(place, dict):
+                raise ConfigError(f"setting {setting!r}: {section} is no section, it has a value; leave out .{name}")
+        place[name] = _value(setting, text)
     return parse(values)
+
+
+def _value(setting: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"setting {setting!r} has a value that is no YAML; write it in quotes") from error

@@ -43,16 +43,14 @@ def predict_target(
 
     The source is in the target's scale: a condition times the scale of the autoencoder.
     """
-    if diffusion.gate:
-        return source_BCHW + output[:, -1:].sigmoid() * output[:, :-1]
     if diffusion.from_source:
-        return source_BCHW + output
+        return change_source(source_BCHW, output, diffusion.gate)
     if diffusion.prediction == "sample":
         return output
     a_B111 = scheduler.alphas_cumprod.to(output)[t_B].view(-1, 1, 1, 1)
     if diffusion.prediction == "epsilon":
         return (noisy_BCHW - (1 - a_B111).sqrt() * output) / a_B111.sqrt()
-    return a_B111.sqrt() * noisy_BCHW - (1 - a_B111).sqrt() * output
+    return turn(noisy_BCHW, output, a_B111)
 
 
 def wanted_output(
@@ -67,8 +65,20 @@ def wanted_output(
         return target_BCHW
     if diffusion.prediction == "epsilon":
         return noise_BCHW
-    a_B111 = scheduler.alphas_cumprod.to(target_BCHW)[t_B].view(-1, 1, 1, 1)
-    return a_B111.sqrt() * noise_BCHW - (1 - a_B111).sqrt() * target_BCHW
+    return turn(noise_BCHW, target_BCHW, scheduler.alphas_cumprod.to(target_BCHW)[t_B].view(-1, 1, 1, 1))
+
+
+def change_source(source_BCHW: Tensor, output: Tensor, gate: bool) -> Tensor:
+    """The source, changed: target = source + output; with a gate g, the last channel, source + sigmoid(g) * output."""
+    return source_BCHW + (output[:, -1:].sigmoid() * output[:, :-1] if gate else output)
+
+
+def turn(x_BCHW: Tensor, y_BCHW: Tensor, a_B111: Tensor) -> Tensor:
+    """sqrt(a) x - sqrt(1 - a) y: the velocity of a noise x and a target y (arXiv 2202.00512, appendix D).
+
+    And back: the target, of what is noisy and its velocity.
+    """
+    return a_B111.sqrt() * x_BCHW - (1 - a_B111).sqrt() * y_BCHW
 
 
 def min_snr_weight(t_B: Tensor, scheduler: DDIMScheduler, diffusion: Diffusion) -> Tensor:

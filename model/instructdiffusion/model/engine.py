@@ -67,9 +67,16 @@ def micro_batch(optim: Optim, world_size: int) -> int:
 
 
 def join() -> None:
-    """Join the processes that torchrun started, or be the only one; each has the GPU of its place on the machine."""
-    import deepspeed
-    import deepspeed.ops
+    """Join the processes that torchrun started, or be the only one; each has the GPU of its place on the machine.
+
+    Raises:
+        ConfigError: DeepSpeed is not installed.
+    """
+    try:
+        import deepspeed
+        import deepspeed.ops
+    except ImportError as error:
+        raise ConfigError("training needs DeepSpeed; run: pip install 'instructdiffusion[train]'") from error
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # an inference op whose build needs a compiler

@@ -57,6 +57,21 @@ def load_weights(file: Path) -> dict[str, Any]:
     return found
 
 
+def checked(folder: Path) -> bool:
+    """Whether a network's folder holds safetensors; if not, what pickles it holds are found to be weights and no more.
+
+    diffusers and transformers are to be told (`use_safetensors`): they read either, pickles as tensors alone.
+
+    Raises:
+        DataError, ConfigError: as `load_weights`, of a pickle.
+    """
+    whole = any(file.name.count(".") == 1 for file in folder.glob("*.safetensors"))  # with more dots, it is a variant
+    pickles = [] if whole else sorted(folder.glob("*.bin"))
+    for file in pickles:
+        load_weights(file)
+    return not pickles
+
+
 def scan(file: Path) -> None:
     """Refuse a pickle that picklescan takes for harmful, or can't follow to its end.
 

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from instructdiffusion.model import network
-from instructdiffusion.model.config import Diffusion
+from instructdiffusion.model.config import Diffusion, Run
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.network import Guidance, Model
 from instructdiffusion.model.task import Family
@@ -71,6 +71,18 @@ def own_diffusion(folder: Path) -> Diffusion:
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split()[:12])
         raise DataError(f"{path} is no noise schedule known here ({reason}); name a Stable Diffusion folder") from error
+
+
+def predicting(run: Run, own: Diffusion) -> Run:
+    """A run that learns to predict what a model does already, under the noise that it knows."""
+    return run.model_copy(update={"diffusion": run.diffusion.read_as(own)})
+
+
+def contradicted(own: Diffusion, wanted: Diffusion) -> str:
+    """What a model's scheduler says and settings say otherwise, as `name=value, not value`; empty: nothing."""
+    names = ("prediction", "schedule", "zero_terminal_snr")
+    pairs = {name: (getattr(own, name), getattr(wanted, name)) for name in names}
+    return "; ".join(f"diffusion.{name}={one}, not {other}" for name, (one, other) in pairs.items() if one != other)
 
 
 def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:

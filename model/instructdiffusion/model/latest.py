@@ -43,7 +43,6 @@ def marks(folder: Path) -> list[Mark]:
     """The checkpoints that `LATEST` names, newest first; none if it can't be read."""
     try:
         found = json.loads((folder / LATEST).read_text())
-        # An earlier version's marks don't tell how many steps were left out: none was.
-        return [{name: {"left_out": 0, **mark}[name] for name in ("tag", "digest", *Done._fields)} for mark in found]
+        return [{name: mark[name] for name in ("tag", "digest", *Done._fields)} for mark in found]
     except (OSError, ValueError, TypeError, KeyError):
         return []

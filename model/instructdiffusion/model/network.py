@@ -23,21 +23,20 @@ from diffusers.models.attention_processor import (
     AttnProcessor,
     AttnProcessor2_0,
 )
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    CLIPTextConfig,
-    CLIPTextModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from instructdiffusion.model.config import Diffusion, Network
 from instructdiffusion.model.errors import DataError, ModelError
 from instructdiffusion.model.files import atomic_directory, write_atomic
+from instructdiffusion.model.foreign import checked
 from instructdiffusion.model.patches import PatchAutoencoder
 from instructdiffusion.model.task import Family, Image
-from instructdiffusion.model.weights import BASE, NETWORKS, SETTINGS
+from instructdiffusion.model.weights import BASE, NETWORKS, SETTINGS, check_free
 from instructdiffusion.model.words import word_tokenizer
 
 TEXT_ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"  # on a CPU the fused kernel trains at half the speed
@@ -201,10 +200,15 @@ def scheduler_for(diffusion: Diffusion) -> DDIMScheduler:
 
 
 def save(model: Model, folder: Path, half: bool = False) -> Path:
-    """Write a model in diffusers' layout, whole or not at all; `half` stores 16-bit weights."""
+    """Write a model in diffusers' layout, whole or not at all; `half` stores 16-bit weights.
+
+    Raises:
+        DataError: the disk is full or the folder can't be written, or holds something that is no model.
+    """
+    check_free(folder)
     with atomic_directory(folder) as new:
         for name in NETWORKS:
-            getattr(model, name).save_pretrained(new / name)
+            _write(getattr(model, name), new / name)
         for config in new.glob("*/config.json"):  # diffusers writes down in which folder a network lay before
             told = json.loads(config.read_text())
             told.pop("_name_or_path", None)
@@ -254,23 +258,28 @@ def reading(folder: Path) -> Iterator[None]:
     """Whatever breaks while a model's folder is read becomes a line that names it."""
     try:
         yield
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"model in {folder} can't be read ({reason}); copy it again or choose another") from error
 
 
 def parts(folder: Path) -> tuple[UNet2DConditionModel, Any, CLIPTextModel, PreTrainedTokenizerBase]:
-    """U-Net, autoencoder, text encoder and tokenizer of a diffusers folder, in 32 bits, not learning."""
+    """U-Net, autoencoder, text encoder and tokenizer of a diffusers folder, in 32 bits, not learning.
+
+    Raises:
+        DataError, ConfigError: as `foreign.checked`, of weights in a pickle.
+    """
     vae_class = json.loads((folder / "vae" / "config.json").read_text())["_class_name"]
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-    vae = AUTOENCODERS[vae_class].from_pretrained(folder / "vae", torch_dtype=torch.float32)
-    text_encoder = CLIPTextModel.from_pretrained(
-        folder / "text_encoder", dtype=torch.float32, attn_implementation=TEXT_ATTENTION
-    )
-    for part in (unet, vae, text_encoder):
-        part.eval().requires_grad_(False)
+    unet = _read(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32)
+    vae = _read(AUTOENCODERS[vae_class], folder / "vae", torch_dtype=torch.float32)
+    text = _read(CLIPTextModel, folder / "text_encoder", dtype=torch.float32, attn_implementation=TEXT_ATTENTION)
     set_attention(unet)
-    return unet, vae, text_encoder, AutoTokenizer.from_pretrained(folder / "tokenizer")
+    return unet, vae, text, AutoTokenizer.from_pretrained(folder / "tokenizer")
+
+
+def _read(kind: Any, folder: Path, **options: Any) -> Any:
+    """A network of safetensors, or of pickles that hold weights and no more."""
+    return kind.from_pretrained(folder, use_safetensors=checked(folder), **options).eval().requires_grad_(False)
 
 
 def set_attention(unet: UNet2DConditionModel, fused: bool | None = None) -> None:
@@ -288,11 +297,14 @@ def set_attention(unet: UNet2DConditionModel, fused: bool | None = None) -> None
             module.set_processor((fast if quick else slow)[hears]())
 
 
-def _halve(file: Path) -> None:
-    from safetensors.torch import load_file, save_file
+def _write(network: Any, folder: Path) -> None:
+    """Write a network; a disk that is full is an OSError, as of any other file."""
+    try:
+        network.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
-    save_file(
-        {k: v.half() if v.is_floating_point() else v for k, v in load_file(file).items()},
-        file,
-        {"format": "pt"},
-    )
+
+def _halve(file: Path) -> None:
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in load_file(file).items()}
+    file.write_bytes(as_bytes(halves, {"format": "pt"}))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's sums
 KINDS = ("weight", "average", *MOMENTS)
+SCALE = "loss_scale."  # of buffers that a training has in fp16 alone
 
 
 def whole(engine: Any, kind: str, average: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -38,7 +39,7 @@ def load(engine: Any, tensors: Any, average: list[Tensor], step: int) -> None:
     """Put a state where this process has its share of it.
 
     Args:
-        tensors: by (kind, name), whole; each is asked for once.
+        tensors: by (kind, name), whole; each is asked for once. KeyError: there is none.
         average: is overwritten.
         step: optimizer steps that moved the weights.
     """
@@ -46,7 +47,7 @@ def load(engine: Any, tensors: Any, average: list[Tensor], step: int) -> None:
 
     begin_moments(engine, step)
     for name, buffer in buffers(engine).items():
-        buffer.copy_(tensors("buffer", name))
+        _load_buffer(name, buffer, tensors)
     for (name, weight), mean in zip(_learning(engine), average, strict=True):
         for kind in KINDS:
             value = tensors(kind, name).to(mean.device)
@@ -89,6 +90,14 @@ def buffers(engine: Any) -> dict[str, Tensor]:
     """What the module keeps besides its weights, the same on every process: the factor of the loss in 16 bits."""
     weights = {name for name, _ in engine.module.named_parameters(remove_duplicate=False)}
     return {name: tensor for name, tensor in engine.module.state_dict().items() if name not in weights}
+
+
+def _load_buffer(name: str, buffer: Tensor, tensors: Any) -> None:
+    try:
+        buffer.copy_(tensors("buffer", name))
+    except KeyError:
+        if not name.startswith(SCALE):  # or it was begun in another precision: the scale begins here
+            raise
 
 
 def _learning(engine: Any) -> list[tuple[str, nn.Parameter]]:

@@ -58,6 +58,18 @@ def _end_with_parent() -> None:
     """Ask Linux to kill this process when torchrun is gone, or it would write beside those that take its place."""
     if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if not _started_us(os.getppid()):  # it went before we could ask
+            sys.exit("error: torchrun was gone before this process began; the same command goes on")
+
+
+def _started_us(parent: int) -> bool:
+    """Whether a process's arguments end in ours, as torchrun's do; those of whoever takes in orphans don't."""
+    try:
+        words = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return False
+    ours = [os.fsencode(word) for word in sys.argv[1:]]
+    return words[-len(ours) :] == ours
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def import_(
     like: Annotated[
         str | None, typer.Option(help="for a file: a Stable Diffusion folder of the same sizes, with its tokenizer")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="of the training to come: resolution, and what is predicted")] = "paper",
+    recipe: Annotated[str, typer.Option(help="of the training to come, for the resolution of its pictures")] = "paper",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="change a setting, as in network.size=512; repeatable")
     ] = None,
@@ -47,23 +47,31 @@ def import_(
 
     from instructdiffusion.components.origin import fetched
     from instructdiffusion.model import network
+    from instructdiffusion.model.compvis import read
     from instructdiffusion.model.config import override
+    from instructdiffusion.model.initial import contradicted, from_text_to_image, own_diffusion, predicting
     from instructdiffusion.model.recipes import recipe as recipe_named
+    from instructdiffusion.model.weights import check_free
 
-    run = override(recipe_named(recipe), settings or [])
+    check_free(out)  # before anything is downloaded
+    override(recipe_named(recipe), settings or [])  # or what is wrong with them would be said after the download
     with ExitStack() as stack:
         found = stack.enter_context(fetched(source, out.parent))
-        if found.is_dir():
-            from instructdiffusion.model.initial import from_text_to_image
-
-            made = from_text_to_image(found, run.diffusion, run.network.size)
-        elif like is None:
+        kin = source if found.is_dir() else like  # whose sizes and noise it has
+        if kin is None:
             raise ConfigError(f"{source} holds neither sizes nor tokenizer; give --like with a Stable Diffusion folder")
+        folder = found if found.is_dir() else stack.enter_context(fetched(kin, out.parent))
+        own = own_diffusion(folder)
+        run = override(predicting(recipe_named(recipe), own), settings or [])
+        if found.is_dir():
+            made = from_text_to_image(folder, run.diffusion, run.network.size)
         else:
-            from instructdiffusion.model.compvis import read
-
-            made = read(found, stack.enter_context(fetched(like, out.parent)), run.diffusion, run.network.size)
+            made = read(found, folder, run.diffusion, run.network.size)
         network.save(made, out)
+    if told := contradicted(own, made.diffusion):
+        typer.echo(
+            f"warning: {kin} has {told}: weights that were not trained for that make nothing but noise", err=True
+        )
     facts = {"model": str(out), "resolution": made.resolution, "prediction": made.diffusion.prediction}
     _show(facts, f"the model is in {out}: {made.resolution} pixels, predicts {made.diffusion.prediction}", as_json)
 

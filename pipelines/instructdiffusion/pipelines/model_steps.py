@@ -46,6 +46,7 @@ def train(
     from instructdiffusion.components.train import run, track
     from instructdiffusion.model.config import override
     from instructdiffusion.model.files import digest_of
+    from instructdiffusion.model.inputs import run_digest
     from instructdiffusion.model.recipes import recipe as recipe_named
     from instructdiffusion.model.report import Lines
     from instructdiffusion.pipelines import pages
@@ -53,10 +54,13 @@ def train(
     from instructdiffusion.pipelines.parameters import require
 
     with inside(f"train ({name})") as here:
-        require(recipe=recipe, train_steps=steps, seed=seed)
+        if name == "train":
+            require(recipe=recipe, train_steps=steps, seed=seed)
+        else:
+            require(align_recipe=recipe, align_steps=steps, seed=seed)
         changes = [f"name={name}", f"seed={seed}", *([f"optim.steps={steps}"] if steps else [])]
         settings = override(recipe_named(recipe), changes)
-        inputs = [settings.model_dump_json(), latents.metadata["digest"], model.metadata["digest"]]
+        inputs = [run_digest(settings), latents.metadata["digest"], model.metadata["digest"]]
         out = folder_for(Path(work), name, inputs)
         with here.tracked(name, key=out.name) as tracked:
             report = Lines() if tracked is None else TrackingReporter(tracked, on_progress=here.progress)
@@ -79,8 +83,8 @@ def train(
         here.keep(trained, whole, name=name, key=out.name, recipe=recipe, steps=settings.optim.steps, **from_what)
         training.metadata["digest"] = digest_of(Path(training.path))
         figures = {"seconds": summary["seconds"], "triplets per second": summary["triplets_per_second"]}
-        if summary["curve"]:
-            figures["loss"] = summary["curve"][-1]["loss"]
+        if losses := [row["loss"] for row in summary["curve"] if "loss" in row]:  # steps that were left out have none
+            figures["loss"] = losses[-1]
         here.measure(metrics, figures)
         here.show(page, pages.training(summary, name, sorted((out / "samples").glob("*.png"))))
 

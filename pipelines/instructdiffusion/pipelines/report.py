@@ -91,10 +91,10 @@ def png_uri(data: bytes) -> str:
 
 
 def curves(trainings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The loss of every training over its steps, as pictures by the model's name."""
+    """The loss of every training over its steps, but those that were left out, as pictures by the model's name."""
     drawn = {}
     for (name, training), colour in zip(trainings.items(), cycle(COLOURS), strict=False):
-        if not (curve := training.get("curve")):
+        if not (curve := [point for point in training.get("curve") or () if "loss" in point]):
             continue
         figure, axis = _figure()
         steps = [point["step"] for point in curve]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from faults import Harm
 from huggingface_hub import constants
 from PIL import Image as Pillow
 from torch import nn
@@ -85,8 +87,23 @@ def test_a_network_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is no network that can be read .*; name a folder or hub id"):
         clip(str(tmp_path))
     (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(DataError, match="download it again"):
-        aesthetic_layers(tmp_path / "bad.pth")
+    torch.save({"layers.0.weight": {"no": "tensor"}}, tmp_path / "other.pth")
+    for name in ("bad.pth", "gone.pth", "other.pth"):
+        with pytest.raises(DataError, match=name) as caught:
+            aesthetic_layers(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_pickles_that_do_harm_are_named_and_not_run(tiny_clip: Path, tmp_path: Path) -> None:
+    mark, folder = tmp_path / "ran", shutil.copytree(tiny_clip, tmp_path / "clip")
+    (folder / "model.safetensors").unlink()
+    for file in (folder / "pytorch_model.bin", tmp_path / "predictor.pth"):
+        torch.save({"layers.0.weight": torch.ones(2), "more": Harm(os.system, f"touch {mark}")}, file)
+    with pytest.raises(DataError, match=r"pytorch_model\.bin is a pickle that would call \w+\.system"):
+        clip(str(folder))
+    with pytest.raises(DataError, match=r"predictor\.pth is a pickle that would call \w+\.system"):
+        aesthetic_layers(tmp_path / "predictor.pth")
+    assert not mark.exists()
 
 
 def test_dino_compares_the_first_token(tmp_path: Path, pictures: list[Image]) -> None:

@@ -54,7 +54,6 @@ _UNCHANGED = BACKGROUND.model_copy(
     update={"parameters": (*BACKGROUND.parameters, ("changes", f"what the truth changes by more than {TOLERANCE}"))}
 )
 NO_CLIP = "no CLIP was named; give --clip"
-NO_CAPTIONS = "there are no captions of the targets"
 
 
 def ask_of(instruction: str) -> Ask:

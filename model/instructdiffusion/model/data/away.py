@@ -64,10 +64,9 @@ class Shards(Protocol):
 
 @dataclass(frozen=True)
 class Here:
-    """A data set in a folder; `check`: whether digests are compared."""
+    """A data set in a folder."""
 
     folder: Path
-    check: bool = True
     near = True
 
     def __str__(self) -> str:
@@ -79,7 +78,7 @@ class Here:
 
     def path(self, shard: Shard) -> Path:
         """The file in the folder."""
-        return checked(self.folder, shard) if self.check else self.folder / shard.name
+        return checked(self.folder, shard)
 
     def beside(self, name: str, folder: Path) -> Path | None:
         """The file in the data set's own folder."""

@@ -30,12 +30,13 @@ from instructdiffusion.model.data.parts import Part, summed, with_contents
 from instructdiffusion.model.data.readers.walk import Skip
 from instructdiffusion.model.data.samples import Unusable
 from instructdiffusion.model.data.shards import MANIFEST, Manifest, Origin, Shard, Triplet, write_shard
-from instructdiffusion.model.data.sources import DataSet, Source, addresses_of
+from instructdiffusion.model.data.sources import DataSet, Scenes, Source, addresses_of
 from instructdiffusion.model.data.workers import spread
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.files import digest_of, digest_once, write_atomic
 from instructdiffusion.model.instructions.bank import told_of
 from instructdiffusion.model.synthesis.exemplars import version_of
+from instructdiffusion.model.synthesis.write import made_from
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +184,9 @@ def _digest(keys: Iterator[str] | list[str]) -> str:
 
 def _request(order: Order, source: Source) -> str:
     """What a shard depends on besides its examples; not on where they lie, nor on how often they will be drawn."""
-    words = told_of(order.sources.instructions)
-    return repr((_told(source), words, order.sources.split, order.size, order.seed, order.per_shard))
+    words, split = told_of(order.sources.instructions), order.sources.split
+    material = made_from(split) if isinstance(source, Scenes) else {}
+    return repr((_told(source), material, words, split, order.size, order.seed, order.per_shard))
 
 
 def _told(source: Source) -> dict[str, Any]:

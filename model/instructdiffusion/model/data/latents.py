@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor
 
 from instructdiffusion.model.data.away import Here, Shards
@@ -37,7 +37,7 @@ from instructdiffusion.model.data.shards import (
 )
 from instructdiffusion.model.device import best
 from instructdiffusion.model.errors import DataError
-from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.files import digest_of, write_atomic
 from instructdiffusion.model.network import Model, load
 from instructdiffusion.model.task import Ask
 from instructdiffusion.model.tasks import EVERY
@@ -113,10 +113,9 @@ def _encode_shard(nets: Model, shards: Path, shard: Shard, path: Path, states: b
         "origin": torch.tensor([names.index(name) for name in origins], dtype=torch.int16),
     }
     about = {"tasks": tasks, "origins": names, "text": "states" if states else "tokens"}
-    temporary = path.with_suffix(".part")
     # In one entry: safetensors writes several in any order, and the same latents are to be the same bytes.
-    save_file({name: part.contiguous() for name, part in tensors.items()}, temporary, {ABOUT: json.dumps(about)})
-    temporary.replace(path)
+    metadata = {ABOUT: json.dumps(about)}
+    write_atomic(path, as_bytes({name: part.contiguous() for name, part in tensors.items()}, metadata))
     told = {"origins": in_rows(origins), "tasks": in_rows(ask.task for ask in asks)}
     return Shard(name=path.name, digest=digest_of(path), count=len(asks), **told)
 
@@ -155,12 +154,12 @@ class Latents(Batches[Mapped]):
 
     @staticmethod
     def open(data: Path | Shards) -> Latents:
-        """Map latents into memory: a folder's all, others when they are needed.
+        """Map latents into memory: a folder's all, others when they are needed; before, digests are compared.
 
         Raises:
-            DataError: a file is missing or damaged.
+            DataError: a file is missing, damaged or another than the manifest's.
         """
-        shards = Here(data, check=False) if isinstance(data, Path) else data  # mapping is quick, a digest is not
+        shards = Here(data) if isinstance(data, Path) else data
         manifest = shards.manifest()
         if not manifest.total:
             raise DataError(f"{data} holds no latents; check the filter's report for why all were dropped")
@@ -173,13 +172,9 @@ class Latents(Batches[Mapped]):
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                metadata = file.metadata() or {}
-            if ABOUT not in metadata:
-                raise DataError(
-                    f"latents {path} are of an earlier version; delete {path.parent} and run the encode step again"
-                )
-            return Mapped(tensors, **json.loads(metadata[ABOUT]))
-        except (OSError, SafetensorError, KeyError) as error:
+                about = json.loads(file.metadata()[ABOUT])
+            return Mapped(tensors, **about)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"latents {path} can't be read ({error}); delete {path.parent} and run the encode step again"
             ) from error

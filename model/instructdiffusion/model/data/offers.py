@@ -265,7 +265,7 @@ def _scenes(source: Scenes, order: Order) -> Iterator[Offer]:
 def _composed(source: Scenes, order: Order, task: str, seed: str) -> Iterator[Triplet]:
     studio = Studio.open(order.size, order.sources.split)
     triplet = compose(studio, task, seed)
-    facts = {"dataset": SCENES, "source": source.name, "licence": "; ".join(licences(studio))}
+    facts = {"dataset": SCENES, "source": source.name, "licence": "; ".join(licences(order.sources.split))}
     yield replace(triplet, provenance={**triplet.provenance, **facts})
 
 

@@ -158,7 +158,7 @@ class Manifest(BaseModel):
         if not path.is_file():
             raise DataError(f"{folder} holds no {MANIFEST}: not a finished data set; run the synthesize step again")
         try:
-            return Manifest.model_validate_json(path.read_text())
+            return Manifest.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise DataError(f"{path} is broken ({error.errors()[0]['msg']}); run the synthesize step again") from error
 
@@ -219,13 +219,22 @@ def write_samples_once(path: Path, request: str, samples: Iterable[Sample]) -> S
 def write_once(path: Path, request: str, write: Callable[[], Shard]) -> Shard:
     """The same of any file of a data set, which `write` writes."""
     mark = path.with_suffix(f".{crc32(request.encode()):08x}.json")
-    if mark.is_file() and path.is_file():
-        done = Shard.model_validate_json(mark.read_text())
-        if done.digest == digest_of(path):
-            return done
+    if done := _finished(path, mark):
+        return done
     shard = write()
     write_atomic(mark, shard.model_dump_json())
     return shard
+
+
+def _finished(path: Path, mark: Path) -> Shard | None:
+    """What an earlier run wrote, unless it is damaged or its mark is."""
+    if not (mark.is_file() and path.is_file()):
+        return None
+    try:
+        done = Shard.model_validate_json(mark.read_bytes())
+    except ValidationError:
+        return None
+    return done if done.digest == digest_of(path) else None
 
 
 def read_triplets(folder: Path, tasks: Iterable[str] | None = None) -> Iterator[Triplet]:
@@ -321,7 +330,8 @@ def _sample(triplet: Triplet) -> Sample:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"shard {path} can't be read ({error}); delete it and run the step again")
+    reason = (str(error).splitlines() or [type(error).__name__])[0]  # an archive's has a line for each kind of archive
+    return DataError(f"shard {path} can't be read ({reason}); delete {path.parent} and run the step again")
 
 
 def head_of(sample: Sample, path: Path) -> dict[str, Any]:

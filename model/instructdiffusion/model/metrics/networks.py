@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from instructdiffusion.model.device import best
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.files import digest_of
+from instructdiffusion.model.foreign import checked, load_weights
 from instructdiffusion.model.metrics.likeness import CLIP_224, DINO_224, Vector
 from instructdiffusion.model.metrics.spec import Preprocessing, Spec
 from instructdiffusion.model.task import Image
@@ -98,21 +99,14 @@ def aesthetic_layers(path: Path) -> dict[str, Vector]:
     """The layers of LAION's aesthetic predictor, linear or improved, from its file (.pth or .safetensors).
 
     Raises:
-        DataError: the file is not there or holds something else.
+        DataError: the file is not there, holds something else, or is a pickle that would run a program.
+        ConfigError: it is a pickle, and picklescan is not installed.
     """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        layers = {name: value.double().numpy() for name, value in state.items()}
-    except Exception as error:  # torch and safetensors raise whatever their parsers do
-        raise DataError(f"{path} is no file of weights ({type(error).__name__}); download it again") from error
-    if not layers or any(not name.endswith(("weight", "bias")) for name in layers):
+    state = load_weights(path)
+    linear = [isinstance(value, Tensor) and name.endswith(("weight", "bias")) for name, value in state.items()]
+    if not state or not all(linear):
         raise DataError(f"{path} holds no linear layers; name the aesthetic predictor's file")
-    return layers
+    return {name: value.double().numpy() for name, value in state.items()}
 
 
 def lpips(outputs: Sequence[Image], targets: Sequence[Image], network: nn.Module) -> list[float]:
@@ -181,8 +175,9 @@ def loaded(kind: Any, address: str, **options: Any) -> Any:
     """A network, where this process computes best, or a tokenizer or processor of transformers.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or its folder holds a pickle of more than weights.
     """
+    checked(Path(address))
     try:
         made = kind.from_pretrained(address, **options)
     except (OSError, ValueError, KeyError) as error:

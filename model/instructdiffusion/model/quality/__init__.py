@@ -35,7 +35,6 @@ class Score:
 
     name: ClassVar[str]
     about: ClassVar[str]  # one line, with its unit and range
-    higher_is_better: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = ()  # tasks or families that it means something for; empty: all
     remembers: ClassVar[bool] = False  # whether a value depends on the triplets that were kept before
     Options: ClassVar[type[Options]] = Options

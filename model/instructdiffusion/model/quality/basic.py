@@ -25,7 +25,6 @@ class Likeness(Score):
 
     name = "psnr"
     about = "PSNR of source and target in dB, at most 60; none where the answer is that there is nothing to find"
-    higher_is_better = False
 
     def values(self, triplets: Sequence[Triplet]) -> Values:
         return [None if _nothing_asked(t) else psnr(t.source, t.target) for t in triplets]

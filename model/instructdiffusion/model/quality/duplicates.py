@@ -21,7 +21,6 @@ class Repeated(Score):
 
     name = "repeated"
     about = "1 where a triplet with the same source and instruction was kept before, else 0"
-    higher_is_better = False
     remembers = True
 
     def __init__(self, options: Options) -> None:

@@ -27,7 +27,6 @@ class Brisque(Score):
 
     name = "brisque"
     about = f"BRISQUE of the target, about 0 to 100; none for pictures below {SMALLEST} px"
-    higher_is_better = False
 
     def load(self) -> str:
         try:
@@ -66,7 +65,6 @@ class Giqa(Score):
 
     name = "giqa"
     about = "mean squared distance of the target's features, each of unit spread, to the nearest of a gallery"
-    higher_is_better = False
     Options = GiqaOptions
     network: Encoder
 

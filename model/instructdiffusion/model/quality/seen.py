@@ -74,7 +74,6 @@ class Unsafe(Score):
 
     name = "nsfw"
     about = "how sure a classifier is, 0 to 1, that the target is not safe for work"
-    higher_is_better = False
     Options = NetworkOptions
 
     def load(self) -> str:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
+from instructdiffusion.model.data import photos
 from instructdiffusion.model.data.photos import Split
 from instructdiffusion.model.data.shards import PER_SHARD, Manifest, Shard, Triplet, write_shard_once
 from instructdiffusion.model.data.workers import spread
@@ -80,25 +82,36 @@ def synthesize(
         raise ConfigError(f"size={size} is too small for objects with joints; use 32 or more")
     rows = plan(counts, seed, split)
     parts = [rows[i : i + PER_SHARD] for i in range(0, len(rows), PER_SHARD)]
-    studio = Studio.open(size, split)
-    write = partial(_write_part, out, size, split)
+    material = made_from(split)
+    write = partial(_write_part, out, size, split, material)
     shards: list[Shard] = []
     for shard in spread(write, list(enumerate(parts)), workers or os.cpu_count() or 1):
         shards.append(shard)
         progress(len(shards), len(parts))
-    told = {"size": size, "split": split, "seed": seed, "counts": dict(counts), "licences": licences(studio)}
+    told = {"size": size, "split": split, "seed": seed, "counts": dict(counts), "licences": material["licences"]}
     return Manifest(**told, made="synthesize", shards=tuple(shards)).save(out)
 
 
-def licences(studio: Studio) -> tuple[str, ...]:
-    """What the scenes of a studio are made from is licensed under."""
-    return (*LICENCES, STAMPS_LICENCE) if studio.cutouts else LICENCES
+def made_from(split: Split) -> dict[str, Any]:
+    """What the scenes of a split are made from on this machine: digest of the photographs, and all licences.
+
+    Raises:
+        DataError: photographs are missing.
+    """
+    return {"photographs": photos.digest(split), "licences": licences(split)}
 
 
-def _write_part(out: Path, size: int, split: Split, part: tuple[int, list[tuple[str, str]]]) -> Shard:
+def licences(split: Split) -> tuple[str, ...]:
+    """What the scenes of a split are made from is licensed under."""
+    return (*LICENCES, STAMPS_LICENCE) if photos.stamp_files(split) else LICENCES
+
+
+def _write_part(
+    out: Path, size: int, split: Split, material: Mapping[str, Any], part: tuple[int, list[tuple[str, str]]]
+) -> Shard:
     number, rows = part
-    triplets = _composed(size, split, rows)
-    return write_shard_once(out / f"shard-{number:05d}.tar", repr((size, split, rows)), triplets)
+    request = repr((size, split, rows, material))
+    return write_shard_once(out / f"shard-{number:05d}.tar", request, _composed(size, split, rows))
 
 
 def _composed(size: int, split: Split, rows: list[tuple[str, str]]) -> Iterator[Triplet]:
