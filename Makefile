@@ -41,8 +41,9 @@ experiments: $(READY)  ## test the paper's claims again, and write what docs/exp
 		mkdir -p docs/experiments/$$name && cp out/experiments/$$name-full/experiment.* docs/experiments/$$name/ || exit; \
 	done
 
-soak: $(READY)  ## kill a training 20 times, and look whether anything was lost (minutes)
+soak: $(READY)  ## kill a training 20 times, look whether anything was lost, and write docs/performance.md (minutes)
 	@.venv/bin/python bench/soak.py $(ARGS)
+	@.venv/bin/python bench/figures.py
 
 label-studio: $(READY) $(LABELS)  ## start the annotators' server on this machine
 	@.venv/bin/instructdiffusion label serve $(ARGS)

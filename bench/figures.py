@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[1] / "docs/performance.md"
 HEAD = """# Performance
 
 What the benches measured, on two shared CPU cores without a GPU: medians, beside what each is held against.
-`make bench` measures all of it again and writes this page.
+`make bench` and `make soak` measure all of it again and write this page.
 
 | what | value | unit | against | ratio | repeats |
 |---|---|---|---|---|---|

@@ -1,6 +1,6 @@
 """Kills a training again and again, at steps and in ways that a seed chooses, and looks whether anything was lost.
 
-python bench/soak.py            # 20 kills, some minutes
+python bench/soak.py            # 20 kills, some minutes; writes bench/results/*.json
 
 A rank, torchrun, all processes of the node, or these and the step that started them are killed with SIGKILL. The step
 goes on by itself; when it is killed too, the same command is started again. In the end the weights have to be those
@@ -14,11 +14,13 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
 import psutil
+from figures import record
 
 from instructdiffusion.components import encode, synthesize, train
 from instructdiffusion.components.settings import Settings, Training
@@ -123,35 +125,50 @@ def soak(folder: Path, kills: int, seed: int) -> None:
     rng, run = Random(seed), run_of(kills)
     prepare(folder, run)
     step(folder, folder / "whole", kills)
-    out, lost = folder / "killed", 0
+    out, again = folder / "killed", 0
     child = started(folder, out, kills)
     for number, due in enumerate(sorted(rng.sample(range(1, run.optim.steps - 1), kills)), 1):
         way, found = rng.choice(WAYS), wait_for(child, out, due)
         kill(way, child, found, rng)
         at, saved = reached(out), max((mark["step"] for mark in marks(out / train.CHECKPOINTS)), default=0)
         print(f"kill {number:>2}: {way:<8} at step {at}, the last checkpoint is of step {saved}", flush=True)
-        lost += at - saved
+        again += at - saved
         if at - saved > EVERY:
             sys.exit(f"more than the {EVERY} steps between checkpoints were lost")
         if way == "step":
             child = started(folder, out, kills)
     if child.wait():
         sys.exit(f"the step ended with {child.returncode}: {(folder / 'step.log').read_text()[-2000:]}")
-    compare(folder, run)
+    compare(folder)
+    tell(kills, again, *triplets(folder, run))
     print(
-        f"{kills} kills, {lost} steps of {run.optim.steps} done again, none lost: the weights are those of a whole run"
+        f"{kills} kills, {again} steps of {run.optim.steps} done again, none lost: the weights are those of a whole run"
     )
 
 
-def compare(folder: Path, run: Run) -> None:
-    """End the program if the account is not what was due, or the weights are not those of the whole run."""
-    due = Latents.open(folder / "latents").mixture(run.seed, run.weights)
-    size, done = run.optim.batch_size, account.read(folder / "killed")
-    whole = {step + 1: sorted(due.draws(range(step * size, (step + 1) * size))) for step in range(run.optim.steps)}
-    if {step: sorted(numbers) for step, numbers in done.items()} != whole:
-        sys.exit("the account is not what was due: a triplet was left out or taken twice")
+def compare(folder: Path) -> None:
+    """End the program if the weights are not those of the whole run."""
     if digest_of(folder / "killed/model/unet") != digest_of(folder / "whole/model/unet"):
         sys.exit("the weights are not those of the training that nobody touched")
+
+
+def triplets(folder: Path, run: Run) -> tuple[int, int]:
+    """How many were due, and of how many of them the account is wrong: left out, taken twice or in another step."""
+    order = Latents.open(folder / "latents").mixture(run.seed, run.weights)
+    size, done = run.optim.batch_size, account.read(folder / "killed")
+    due = Counter((at // size + 1, number) for at, number in enumerate(order.draws(range(run.optim.steps * size))))
+    taken = Counter((step, number) for step, numbers in done.items() for number in numbers)
+    return due.total(), max((due - taken).total(), (taken - due).total())
+
+
+def tell(kills: int, again: int, due: int, lost: int) -> None:
+    """Write the figures; ends the program if a triplet was lost."""
+    name = f"A training killed {kills} times"
+    record(f"{name}, kills it went on after", kills, "kills", kills, held="all", repeats=1)
+    record(f"{name}, steps done again", again, "steps", kills * EVERY, held="at most", repeats=1)
+    record(f"{name}, triplets lost", lost, "triplets", due, held="due", repeats=1)
+    if lost:
+        sys.exit("the account is not what was due: a triplet was left out or taken twice")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def test_what_suits_this_machine_is_never_put_over_what_the_environment_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = {"DS_ACCELERATOR": "cuda", "GLOO_SOCKET_IFNAME": "eth7", "CUDA_VISIBLE_DEVICES": ""}
+    said["PET_SHUTDOWN_TIMEOUT"] = "120"  # a large model takes longer to save
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     events: list[dict[str, Any]] = []
@@ -154,6 +155,12 @@ def secret() -> list[dict[str, Any]]:
     )
     env: list[dict[str, Any]] = json.loads(json.dumps(made["spec"]["trainer"]["env"]))
     return env
+
+
+def test_a_grace_that_is_no_number_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PET_SHUTDOWN_TIMEOUT", "2m")
+    with pytest.raises(ConfigError, match=r"PET_SHUTDOWN_TIMEOUT=2m is no number of seconds; write one"):
+        launch(job(tmp_path, "", processes=1), logs=tmp_path / "logs")
 
 
 def kill_when_there(path: Path) -> None:
