@@ -26,6 +26,7 @@ def test_a_train_step_takes_as_many_steps_as_it_is_told_or_as_its_recipe_says(
     """On a cluster that is not there, so that it ends when all is ready."""
     monkeypatch.setenv("INSTRUCTDIFFUSION_BACKEND", "cluster")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("INSTRUCTDIFFUSION_TRAINING", json.dumps({"settings": ["optim.micro_batch=8", "seed=9"]}))
     given = {}
     for name, kind, file in (("latents", dsl.Dataset, "manifest.json"), ("model", dsl.Model, "editor.json")):
         (tmp_path / name).mkdir()
@@ -38,6 +39,7 @@ def test_a_train_step_takes_as_many_steps_as_it_is_told_or_as_its_recipe_says(
     (kept,) = (tmp_path / "work").glob("jobs/*/run.json")
     run = Run.model_validate_json(kept.read_text())
     assert (run.optim.steps, run.optim.batch_size, run.seed) == (due, 3072, 3)
+    assert run.optim.micro_batch == 8  # what suits the cluster's nodes; what the run is told goes before
 
 
 @pytest.mark.timeout(60)

@@ -34,6 +34,9 @@ class Training(BaseModel):
     runtime: str = Field("instructdiffusion-torch", min_length=1, description="TrainingRuntime that the job names.")
     nodes: int = Field(1, ge=1, le=1024, description="Nodes, each a pod.")
     processes: int = Field(2, ge=1, le=64, description="Processes on each node: one per GPU.")
+    settings: tuple[str, ...] = Field(
+        (), description='Changes of every recipe, for what suits the nodes, as ["optim.micro_batch=8"].'
+    )
     resources: dict[str, str] = Field(
         default_factory=dict,
         description='What a node asks for, as {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "2"}.',

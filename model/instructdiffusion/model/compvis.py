@@ -18,7 +18,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from instructdiffusion.model import initial, network
+from instructdiffusion.model import initial
+from instructdiffusion.model.attention import set_attention
 from instructdiffusion.model.config import Diffusion
 from instructdiffusion.model.errors import ConfigError, DataError
 from instructdiffusion.model.foreign import load_weights
@@ -214,7 +215,7 @@ def _filled(
         new = UNet2DConditionModel.from_config({**unet.config, "in_channels": channels})
     new.load_state_dict(_taken(new.state_dict(), names, tensors, file, like), assign=True)
     new.eval().requires_grad_(False)
-    network.set_attention(new)
+    set_attention(new)
     return new
 
 

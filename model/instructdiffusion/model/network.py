@@ -16,13 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import (
-    Attention,
-    AttnAddedKVProcessor,
-    AttnAddedKVProcessor2_0,
-    AttnProcessor,
-    AttnProcessor2_0,
-)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as as_bytes
@@ -30,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from instructdiffusion.model.attention import set_attention
 from instructdiffusion.model.config import Diffusion, Network
 from instructdiffusion.model.errors import DataError, ModelError
 from instructdiffusion.model.files import atomic_directory, write_atomic
@@ -280,21 +274,6 @@ def parts(folder: Path) -> tuple[UNet2DConditionModel, Any, CLIPTextModel, PreTr
 def _read(kind: Any, folder: Path, **options: Any) -> Any:
     """A network of safetensors, or of pickles that hold weights and no more."""
     return kind.from_pretrained(folder, use_safetensors=checked(folder), **options).eval().requires_grad_(False)
-
-
-def set_attention(unet: UNet2DConditionModel, fused: bool | None = None) -> None:
-    """Let a U-Net compute attention by the fused kernel or the plain way.
-
-    None: fused on GPUs; plain on CPUs, where it is as fast or faster at this size, but for attention that hears the
-    text beside its picture (diffusers' "added" keys and values, which have processors of their own): its many thin
-    heads at the finest level would fill the memory with weights.
-    """
-    slow, fast = (AttnProcessor, AttnAddedKVProcessor), (AttnProcessor2_0, AttnAddedKVProcessor2_0)
-    for module in unet.modules():
-        if isinstance(module, Attention):
-            hears = module.added_kv_proj_dim is not None
-            quick = (torch.cuda.is_available() or hears) if fused is None else fused
-            module.set_processor((fast if quick else slow)[hears]())
 
 
 def _write(network: Any, folder: Path) -> None:

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from instructdiffusion.model import device
+from instructdiffusion.model.attention import set_attention
 from instructdiffusion.model.config import Optim
 from instructdiffusion.model.diffusion import Objective
 from instructdiffusion.model.files import write_atomic
 from instructdiffusion.model.loss_scale import LossScale
-from instructdiffusion.model.network import set_attention
 
 log = logging.getLogger(__name__)
 FILE = "speed.json"

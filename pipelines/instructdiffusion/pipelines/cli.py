@@ -137,9 +137,12 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model on triplets; the same command again resumes."""
-    from instructdiffusion.pipelines.work import trained
+    from instructdiffusion.model.config import override
+    from instructdiffusion.model.recipes import recipe as recipe_named
+    from instructdiffusion.pipelines.work import fit
 
-    facts = trained(recipe, settings or [], data, model, out, processes, _console(as_json))
+    run = override(recipe_named(recipe), settings or [])
+    facts = fit(run, data, model, out, processes, _console(as_json))
     _show(facts, f"the model is in {facts['model']}", as_json)
 
 

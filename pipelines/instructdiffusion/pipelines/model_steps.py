@@ -59,7 +59,7 @@ def train(
         else:
             require(align_recipe=recipe, align_steps=steps, seed=seed)
         changes = [f"name={name}", f"seed={seed}", *([f"optim.steps={steps}"] if steps else [])]
-        settings = override(recipe_named(recipe), changes)
+        settings = override(recipe_named(recipe), [*here.settings.training.settings, *changes])
         inputs = [run_digest(settings), latents.metadata["digest"], model.metadata["digest"]]
         out = folder_for(Path(work), name, inputs)
         with here.tracked(name, key=out.name) as tracked:

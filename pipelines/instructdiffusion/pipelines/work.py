@@ -58,30 +58,17 @@ def synthesized(
         return dict(run(out, split=side, counts=counts, size=size, seed=seed, progress=progress).facts)
 
 
-def trained(
-    recipe: str,
-    settings: list[str],
-    data: Path | str,
-    model: Path | None,
-    out: Path,
-    processes: int | None,
-    console: Console,
-) -> dict[str, Any]:
-    """Encode the triplets in `data` and train on them; returns where the model is, and how fast it went.
-
-    `processes` is how many of each node; None: as the settings say.
-    What is at an `s3://` address is not encoded before, but read from there while it is trained on.
-    """
-    from instructdiffusion.model.config import override
-    from instructdiffusion.model.recipes import recipe as recipe_named
-
-    return fit(override(recipe_named(recipe), settings), data, model, out, processes, console)
-
-
 def fit(
     run: Run, data: Path | str, model: Path | None, out: Path, processes: int | None, console: Console
 ) -> dict[str, Any]:
-    """Encode and train as `run` says; what is done already is used again."""
+    """Encode the triplets in `data` and train on them; returns where the model is, and how fast it went.
+
+    What is done already is used again. What is at an `s3://` address is not encoded before, but read from there while
+    it is trained on.
+
+    Args:
+        processes: of each node; None: as the settings say.
+    """
     from instructdiffusion.components import encode, train
     from instructdiffusion.model.addresses import S3
     from instructdiffusion.model.inputs import run_digest
