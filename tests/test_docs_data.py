@@ -42,6 +42,7 @@ def test_a_data_set_is_built_at_once_and_in_parts_as_the_page_says(
     assert len(lines) == 9
     assert json.loads(Path("out/leaks.json").read_text())["clean"] is True
     whole = Manifest.load(tmp_path / "out/mixture")
+    assert Manifest.load(tmp_path / "out/joined").shards == whole.shards
     assert whole.sources["blurred"].counts == {"deblur": 12}
     assert whole.sources["people"].counts == {"keypoint": 1}
     assert sum(whole.sources["scenes"].counts.values()) == 20

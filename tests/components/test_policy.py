@@ -256,13 +256,13 @@ def version(**tags: str) -> Version:
 def test_a_version_that_the_gate_did_not_let_pass_is_not_served_though_it_has_the_alias() -> None:
     serving = Served("1", True)
     action = decide(version(gate="refused", gate_reasons="add fell"), serving, [], Canary(), "")
-    assert action.kind == "nothing"
+    assert action.kind == "refuse"
     assert "version 2 was refused by the gate (add fell)" in action.why
     signed = {"override": "a demo"}
     for tags in ({"gate": "passed"}, {"gate": "first"}, {"gate": "refused", **signed}, signed):
         assert decide(version(**tags), serving, [], Canary(), "").kind == "serve"
     unjudged = decide(version(), serving, [], Canary(), "")
-    assert unjudged.kind == "nothing"
+    assert unjudged.kind == "refuse"
     assert "version 2 has not been through the gate" in unjudged.why
 
 

@@ -240,6 +240,7 @@ def test_a_command_that_is_stopped_says_in_one_line_how_to_go_on(number: signal.
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
     )
     for _ in range(1200):  # until the first file: it is at work then
         if (tmp_path / "data").exists() or child.poll() is not None:
