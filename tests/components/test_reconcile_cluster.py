@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from components.promoting_page import CLUSTER, run
+from fakes.api_server import served
+from fakes.kserve import NAMESPACE, Cluster
 
 from instructdiffusion.components.reconcile import CANARY_AT, ERROR, SERVED_AT, Canary, Reconciler, Served
 from instructdiffusion.components.registry import CHAMPION, Registry, Version
@@ -22,143 +20,17 @@ from instructdiffusion.components.serving_cluster import KServe, Scale
 from instructdiffusion.components.tracking import Tracker
 from instructdiffusion.model.errors import ConfigError, ServiceError
 
-PATH = re.compile(r"/apis/serving\.kserve\.io/v1beta1/namespaces/ml/inferenceservices(?:/(?P<name>[^/?]+))?")
-DEPLOYMENTS = "/apis/apps/v1/namespaces/ml/deployments?labelSelector=serving.kserve.io%2Finferenceservice%3Dedits"
 VERSION = "INSTRUCTDIFFUSION_SERVING_VERSION"
 Validate = Callable[[dict[str, Any]], list[tuple[str, str]]]
-
-
-class Cluster:
-    """An API server with KServe: what they hold; `answer` makes it fail."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Any]] = {}
-        self.deployments: dict[str, dict[str, Any]] = {}
-        self.answer: tuple[int, str] | None = None
-        self.calls: set[tuple[str, str]] = set()
-
-    @property
-    def service(self) -> dict[str, Any]:
-        return self.objects["edits"]
-
-    def spec(self) -> dict[str, Any]:
-        return dict(self.service["spec"])
-
-    def reconcile(self) -> None:
-        """Do what KServe does at once: a Deployment of each predictor by its name, and of no other."""
-        asked = [self.spec()["predictor"], *(canary["predictor"] for canary in self.spec().get("canary") or ())]
-        names = {"-".join(filter(None, ("edits-predictor", one.get("name")))): one for one in asked}
-        self.deployments = {
-            name: changed(self.deployments.get(name), name, one["model"]) for name, one in names.items()
-        }
-
-    def ready(self, canary: bool = True, **status: Any) -> None:
-        """Do what KServe and Kubernetes do, until all pods are ready, or all but the canary's."""
-        self.reconcile()
-        for name, deployment in self.deployments.items():
-            if canary or name == "edits-predictor":
-                replicas = deployment["spec"]["replicas"]
-                counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), replicas)
-                deployment["status"] = {"observedGeneration": deployment["metadata"]["generation"], **counts}
-        conditions = [{"type": "Ready", "status": "True"}]
-        self.service["status"] = {"conditions": conditions, "url": "http://edits.ml.example.org", **status}
-
-    def call(self, verb: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        if self.answer:
-            return failure(*self.answer)
-        if path == DEPLOYMENTS:
-            self.calls.add(("LIST", "deployments"))
-            return 200, {"kind": "DeploymentList", "items": list(self.deployments.values())}
-        found = PATH.fullmatch(path.partition("?")[0])
-        if found is None:
-            return 404, {}
-        self.calls.add((verb, "inferenceservices"))
-        name = found["name"] or body["metadata"]["name"]
-        if verb == "POST":
-            if name in self.objects:
-                return failure(409, "already exists")
-            return self.admit(name, {**body, "metadata": {**body["metadata"], "generation": 1}})
-        if name not in self.objects:
-            return failure(404, f'inferenceservices "{name}" not found')
-        if verb == "PATCH":
-            return self.admit(name, merged(self.objects[name], body))
-        return 200, self.objects[name]
-
-    def admit(self, name: str, new: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Refuse what KServe's webhook and schema refuse of what we could ask for."""
-        if "name" in new["spec"]["predictor"]["model"]:
-            return failure(400, "the 'name' field is not allowed in standard predictor")
-        for canary in new["spec"].get("canary") or ():
-            if not canary["predictor"].get("name") or not canary["predictor"]["model"].get("name"):
-                return failure(422, "spec.canary[0].predictor: a name is required, and a name of its model")
-        self.objects[name] = new
-        return 200, new
-
-
-def changed(before: dict[str, Any] | None, name: str, model: dict[str, Any]) -> dict[str, Any]:
-    """A Deployment for a predictor's model: as it was, or at the beginning of a change."""
-    environment = [{"name": "PORT", "value": "8080"}, *model["env"]]
-    containers = [{"name": "other"}, {"name": "kserve-container", "image": model.get("image"), "env": environment}]
-    template = {"metadata": {}, "spec": {"containers": containers}}
-    if before and before["spec"]["template"] == template:
-        return before
-    generation = before["metadata"]["generation"] + 1 if before else 1
-    status = dict(before["status"]) if before else {}  # of the pods before, which go on
-    spec = {"replicas": 2, "selector": {}, "template": template}
-    return {"metadata": {"name": name, "generation": generation}, "spec": spec, "status": status}
-
-
-def failure(code: int, message: str) -> tuple[int, dict[str, Any]]:
-    return code, {"kind": "Status", "status": "Failure", "code": code, "message": message}
-
-
-def merged(old: Any, patch: Any) -> Any:
-    """RFC 7386, as the API server does."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(old) if isinstance(old, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """An API server on this machine that the kubeconfig names."""
     held = Cluster()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do(self) -> None:
-            text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            code, answer = held.call(self.command, self.path, json.loads(text or b"{}"))
-            data = json.dumps(answer).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = do
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    config = {
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "ml"}}],
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
-    yield held
-    server.shutdown()
-    server.server_close()
+    with served(held.answer, tmp_path, NAMESPACE):
+        yield held
 
 
 def version(number: str, source: str = "s3://bucket/models/x", **tags: str) -> Version:
@@ -278,7 +150,7 @@ def test_why_a_version_is_not_ready_is_told_in_one_line(cluster: Cluster) -> Non
 def test_a_cluster_that_refuses_is_one_line_with_the_fix(
     cluster: Cluster, answer: tuple[int, str], error: type[Exception], line: str
 ) -> None:
-    cluster.answer = answer
+    cluster.refusal = answer
     with pytest.raises(error, match=line) as caught:
         KServe("edits", "runtime").served()
     assert "\n" not in str(caught.value)

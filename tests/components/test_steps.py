@@ -72,7 +72,7 @@ def test_work_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_folder_of_someone_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("important")
-    with pytest.raises(DataError, match=r"holds thesis\.txt, which no step made; give another folder"):
+    with pytest.raises(DataError, match=r"holds thesis\.txt, which this step did not make; give another folder"):
         once(tmp_path, {"seed": 1}, writer(tmp_path, "a", []))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -82,7 +82,7 @@ def test_what_someone_put_beside_finished_work_is_not_removed_with_it(seed: int,
     once(tmp_path, {"seed": 1}, writer(tmp_path, "a", []))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("important")
-    with pytest.raises(DataError, match=r"holds notes/mine\.txt, which no step made"):
+    with pytest.raises(DataError, match=r"holds notes/mine\.txt, which this step did not make"):
         once(tmp_path, {"seed": seed}, writer(tmp_path, "b", []))
     assert (tmp_path / "notes" / "mine.txt").read_text() == "important"
     assert (tmp_path / "a.txt").exists()

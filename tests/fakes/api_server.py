@@ -135,11 +135,18 @@ def status(code: int, message: str) -> dict[str, Any]:
 def api_server(folder: Path) -> Iterator[ApiServer]:
     """Serve on 127.0.0.1 within the block, with a kubeconfig in `folder`."""
     server = ApiServer()
+    with served(server.answer, folder, NAMESPACE) as server.address:
+        yield server
+
+
+@contextmanager
+def served(reply: Callable[[str, str, dict[str, Any]], tuple[int, Any]], folder: Path, namespace: str) -> Iterator[str]:
+    """Serve answers to (method, path, body) on 127.0.0.1, and yield the address, which `folder/kubeconfig` names."""
 
     class Handler(BaseHTTPRequestHandler):
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
-            code, answer = server.answer(self.command, self.path, json.loads(self.rfile.read(length) or b"{}"))
+            code, answer = reply(self.command, self.path, json.loads(self.rfile.read(length) or b"{}"))
             data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
             self.send_response(code)
             self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
@@ -147,24 +154,24 @@ def api_server(folder: Path) -> Iterator[ApiServer]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = _serve
+        do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve
 
         def log_message(self, format: str, *args: Any) -> None:
             """Quiet."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        server.address = f"http://127.0.0.1:{http.server_port}"
+        address = f"http://127.0.0.1:{http.server_port}"
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "here",
-            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me", "namespace": NAMESPACE}}],
-            "clusters": [{"name": "here", "cluster": {"server": server.address}}],
+            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me", "namespace": namespace}}],
+            "clusters": [{"name": "here", "cluster": {"server": address}}],
             "users": [{"name": "me", "user": {"token": "tops3cret"}}],
         }
         (folder / "kubeconfig").write_text(yaml.safe_dump(config))
         threading.Thread(target=http.serve_forever, daemon=True).start()
         try:
-            yield server
+            yield address
         finally:
             http.shutdown()

@@ -42,7 +42,7 @@ def once(out: Path, inputs: Mapping[str, Any], work: Callable[[], object]) -> st
         work: the step's one function.
 
     Raises:
-        DataError: `out` holds files that no step made; they are left alone.
+        DataError: `out` holds files that this step did not make; they are left alone.
     """
     mark = out / MARK
     wanted = json.loads(json.dumps(inputs, sort_keys=True, default=str))
@@ -70,11 +70,13 @@ def read_mark(path: Path) -> dict[str, Any]:
 
 
 def _check_ours(out: Path, known: Mapping[str, Any]) -> None:
-    """Refuse a folder with files that no step made. What lies in one whose work was cut off counts as made."""
+    """Refuse files that this step did not make. What lies in one whose work was cut off counts as made."""
     marked = (out / MARK).is_file()
     strange = [name for name in _files(out) if not marked or name not in known.get("files", [name])]
     if strange:
-        raise DataError(f"{out} holds {strange[0]}, which no step made; give another folder, or move what is yours")
+        raise DataError(
+            f"{out} holds {strange[0]}, which this step did not make; give another folder, or move what is yours"
+        )
 
 
 def _files(out: Path) -> list[str]:
