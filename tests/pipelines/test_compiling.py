@@ -116,7 +116,7 @@ def test_a_file_parses_strictly_and_every_reference_in_it_resolves(name: str, fi
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     for pod in pods.values():
         json_format.ParseDict(pod, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
-    assert spec["pipelineInfo"]["name"] == name
+    assert spec["pipelineInfo"]["name"] == f"instructdiffusion-{name}"
     assert pods.keys() == spec["deploymentSpec"]["executors"].keys()
     assert problems(spec) == []
 
@@ -260,19 +260,26 @@ def test_a_wrong_setting_of_the_cluster_is_one_line(setting: str, told: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@every_pipeline
+def test_a_file_loads_back_as_the_whole_pipeline(name: str, files: dict[str, Path]) -> None:
+    asked = read(files[name])[0]["root"]["inputDefinitions"]["parameters"]
+    assert set(components.load_component_from_file(str(files[name])).component_spec.inputs) == set(asked)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_file_loaded_back_runs_and_summarizes_success_and_failure(
+def test_files_loaded_back_run_and_summarize_success_and_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(NAMES["run_id"], "run-1")
     for name in ("store_endpoint", "tracking_uri"):
         monkeypatch.delenv(NAMES[name], raising=False)
-    file = compile_all(tmp_path, Cluster(mount=str(tmp_path / "work"), retries=0), "quick")["data"]
-    pipeline = components.load_component_from_file(str(file))
+    files = compile_all(tmp_path, Cluster(mount=str(tmp_path / "work"), retries=0, backend="local"), "quick")
+    pipeline, training = (components.load_component_from_file(str(files[name])) for name in ("data", "train"))
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"))
     pipeline(triplets=10, parts=2, held_out=1, prompts=1)
-    (page,) = (tmp_path / "root").glob("*/summarize/page")
+    (run,) = (tmp_path / "root").iterdir()
+    page = run / "summarize" / "page"
     assert "data: succeeded" in page.read_text()
     assert "encode (train)" in page.read_text()
     pages = [path.read_text() for path in (tmp_path / "root").rglob("page")]
@@ -285,3 +292,9 @@ def test_a_file_loaded_back_runs_and_summarizes_success_and_failure(
     second = max((tmp_path / "root").glob("*/summarize/page"), key=lambda path: path.stat().st_mtime)
     assert "data: failed" in second.read_text()
     assert "triplets=0: input should be greater than or equal to 1" in second.read_text()
+
+    monkeypatch.setenv(NAMES["run_id"], "run-3")
+    latents, held_out = run / "encode" / "latents", run / "synthesize" / "shards"
+    training(latents=str(latents), held_out=str(held_out), train_steps=1)
+    last = max((tmp_path / "root").glob("*/summarize/page"), key=lambda path: path.stat().st_mtime)
+    assert "train: succeeded" in last.read_text()

@@ -79,7 +79,7 @@ def choose(optim: Optim, objective: Objective, batch: tuple[Tensor, ...], out: P
 def ways(optim: Optim, cells: int) -> list[Way]:
     """What the settings leave open, the most usual first, for pictures of so many latent cells."""
     gpu, fast = torch.cuda.is_available(), device.fast_bf16()
-    attentions = ["fused"] if gpu or cells > MOST_CELLS else ["plain", "fused"]
+    attentions = ["fused"] if gpu or cells > MOST_CELLS else ["plain", "fused"] if fast else ["fused", "plain"]
     precisions = ["bf16", "fp32"] if fast else ["fp16", "fp32"] if gpu else ["fp32"]
     asked = (optim.attention, attentions), (optim.precision, precisions), (optim.layout, [*LAYOUTS])
     left = [some if setting == "auto" else [setting] for setting, some in asked]

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -61,6 +61,9 @@ class Cluster(BaseModel):
     tolerations: tuple[dict[str, Any], ...] = Field((), description="Taints that nodes of steps may have.")
     node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that nodes of steps must have.")
     retries: int = Field(2, ge=0, le=10, description="Times that a step that failed is tried again.")
+    backend: Literal["cluster", "local"] = Field(
+        "cluster", description="cluster: trainings are TrainJobs, KServe serves; local: steps do both themselves."
+    )
     training: Training = Field(
         default_factory=Training, description="What the TrainJobs ask for; none told: the chart says."
     )
@@ -110,7 +113,8 @@ def compiled(name: str, cluster: Cluster, preset: str = "full") -> str:
 def guarded(inner: Any, name: str, preset: Mapping[str, int], settled: Mapping[str, Any]) -> Any:
     """A pipeline that runs `inner` and then, whether it succeeded or failed, summarizes.
 
-    It has the same parameters, with the preset's counts as defaults, but for those that are settled.
+    It has the same parameters, with the preset's counts as defaults, but for those that are settled. Its own name must be
+    that of no step: kfp, loading a file, takes a step of the pipeline's name for the whole.
     Kubeflow Pipelines lets no output out of what an exit handler watches, so this can't be part of `inner`.
     """
     from kfp import dsl
@@ -129,7 +133,8 @@ def guarded(inner: Any, name: str, preset: Mapping[str, int], settled: Mapping[s
 
     whole.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     whole.__doc__ = inner.pipeline_func.__doc__
-    return dsl.pipeline(whole, name=name, description=inner.pipeline_spec.pipeline_info.description)
+    description = inner.pipeline_spec.pipeline_info.description
+    return dsl.pipeline(whole, name=f"instructdiffusion-{name}", description=description)
 
 
 def dress(container: dict[str, Any], step: str, cluster: Cluster) -> None:
@@ -140,7 +145,7 @@ def dress(container: dict[str, Any], step: str, cluster: Cluster) -> None:
     """
     container["image"] = cluster.image
     container["command"][-1] += f"# code {_code()}\n"
-    env = {"backend": "cluster", "records": f"{cluster.mount}/runs"}
+    env = {"backend": cluster.backend, "records": f"{cluster.mount}/runs"}
     if cluster.training != Training():
         env["training"] = _json(cluster.training)
     on_gpu = cluster.gpus > 0 and step in ON_GPU
