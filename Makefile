@@ -29,6 +29,7 @@ base: $(READY)  ## train the embedded base model again (hours)
 
 bench: $(READY)  ## measure speed and memory again, and write docs/performance.md (an hour)
 	@.venv/bin/python bench/data.py $(ARGS)
+	@.venv/bin/python bench/start.py
 	@.venv/bin/python bench/nano.py
 	@.venv/bin/python bench/evaluate.py
 	@.venv/bin/python bench/train.py

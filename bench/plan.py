@@ -92,7 +92,7 @@ def most() -> int:
 
 
 def compare(folder: Path, size: str, stage: int, processes: int, repeats: int) -> tuple[int, int]:
-    """Bytes as planned and as measured: the median, for one training takes up to a sixth less than the next."""
+    """Bytes as planned and as measured: the median of so many trainings."""
     place, run = prepare(folder, size), settings(size, stage, processes)
     took = sorted((measured(place, run, processes) for _ in range(repeats)), key=itemgetter("took"))[repeats // 2]
     shapes = planner.shapes_of(place / "model", run.network.size)

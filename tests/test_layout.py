@@ -71,6 +71,17 @@ def test_help_loads_no_heavy_library() -> None:
     assert sorted(set(HEAVY).intersection(loaded)) == []
 
 
+def test_a_process_that_ends_looks_for_no_garbage_among_what_it_imported() -> None:
+    program = (
+        "import atexit, gc;"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 1000, len(gc.get_objects()) < 100));"
+        "from instructdiffusion.model.garbage import collect_seldom;"
+        "collect_seldom()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["True", "True"]
+
+
 def test_tests_that_run_as_a_background_job_start_commands_that_hear_ctrl_c() -> None:
     heard = "import signal, subprocess, sys; subprocess.run([sys.executable, '-c', 'import signal; {}'])"
     program = heard.format("print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)")

@@ -29,7 +29,7 @@ def test_a_plan_is_within_a_tenth_of_what_a_training_takes(
 ) -> None:
     pytest.importorskip("deepspeed")
     monkeypatch.syspath_prepend(BENCH)
-    told, took = run_path(str(BENCH / "plan.py"))["compare"](tmp_path, size, stage, processes, repeats=3)
+    told, took = run_path(str(BENCH / "plan.py"))["compare"](tmp_path, size, stage, processes, repeats=1)
     assert told == pytest.approx(took, rel=0.1)
 
 

@@ -18,7 +18,6 @@ from PIL import Image
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.pipelines.work import encoded, format_of
 
-HELP = 0.3  # seconds of CPU
 COMMANDS = (
     *("demo", "base", "train", "evaluate", "synthesize", "edit", "serve"),
     *("promote", "rollback", "recipes", "version"),
@@ -57,16 +56,6 @@ def test_help_lists_every_command_and_the_exit_codes() -> None:
     text = command("--help").stdout
     assert [name for name in COMMANDS if f"  {name} " not in text] == []
     assert "130 interrupted" in text
-
-
-def test_help_takes_less_than_a_third_of_a_second() -> None:
-    def cost() -> float:
-        before = os.times()
-        assert command("--help").returncode == 0
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
-
-    assert min(cost() for _ in range(8)) < HELP  # of CPU: the wall clock is shared with whatever else runs
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -135,7 +135,7 @@ def test_the_check_of_references_finds_what_is_wrong(files: dict[str, Path]) -> 
 @every_pipeline
 def test_about_ten_parameters_each_typed_described_and_with_a_range(name: str, files: dict[str, Path]) -> None:
     parameters = read(files[name])[0]["root"]["inputDefinitions"]["parameters"]
-    assert 4 <= len(parameters) <= 15
+    assert 4 <= len(parameters) <= 12
     assert {"work", "port"}.isdisjoint(parameters)
     for parameter, told in parameters.items():
         assert told["description"], parameter
@@ -146,7 +146,7 @@ def test_about_ten_parameters_each_typed_described_and_with_a_range(name: str, f
 def test_a_parameter_that_is_one_of_a_few_words_lists_them(name: str, files: dict[str, Path]) -> None:
     parameters = read(files[name])[0]["root"]["inputDefinitions"]["parameters"]
     listed = {parameter: told["literals"] for parameter, told in parameters.items() if "literals" in told}
-    assert listed.keys() == {"annotator", "leaking", "recipe", "align_recipe"} & parameters.keys()
+    assert listed.keys() == {"annotator", "leaking", "recipe"} & parameters.keys()
     for parameter, words in listed.items():
         assert parameters[parameter]["defaultValue"] in words
         assert checked({parameter: words[-1]}, {parameter: parameters[parameter]})

@@ -13,32 +13,40 @@ from instructdiffusion.model.config import Run
 from instructdiffusion.model.data.latents import Latents
 from instructdiffusion.model.data.shards import Manifest
 from instructdiffusion.model.files import digest_of
-from instructdiffusion.model.recipes import paper
+from instructdiffusion.model.recipes import paper, paper_align
 from instructdiffusion.model.synthesis.write import synthesize
 from instructdiffusion.model.weights import BASE
 from instructdiffusion.pipelines import data_steps, model_steps
 
 
-@pytest.mark.parametrize(("steps", "due"), [(0, paper().optim.steps), (7, 7)])
-def test_a_train_step_takes_as_many_steps_as_it_is_told_or_as_its_recipe_says(
-    steps: int, due: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "steps", "due", "batch"),
+    [
+        ("train", 0, paper().optim.steps, 3072),
+        ("train", 7, 7, 3072),
+        ("align", 0, paper_align().optim.steps, 64),  # of the same size
+        ("control", 7, 7, 64),
+    ],
+)
+def test_a_train_step_takes_its_stage_s_recipe_and_as_many_steps_as_it_is_told_or_as_that_says(
+    name: str, steps: int, due: int, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a cluster that is not there, so that it ends when all is ready."""
     monkeypatch.setenv("INSTRUCTDIFFUSION_BACKEND", "cluster")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("INSTRUCTDIFFUSION_TRAINING", json.dumps({"settings": ["optim.micro_batch=8", "seed=9"]}))
     given = {}
-    for name, kind, file in (("latents", dsl.Dataset, "manifest.json"), ("model", dsl.Model, "editor.json")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text("{}")
-        given[name] = kind(uri=str(tmp_path / name), metadata={"digest": name})
-    made = {name: dsl.Artifact(uri=str(tmp_path / name)) for name in ("trained", "training", "page", "metrics")}
-    told = {"recipe": "paper", "name": "train", "steps": steps, "seed": 3, "work": str(tmp_path / "work")}
+    for what, kind, file in (("latents", dsl.Dataset, "manifest.json"), ("model", dsl.Model, "editor.json")):
+        (tmp_path / what).mkdir()
+        (tmp_path / what / file).write_text("{}")
+        given[what] = kind(uri=str(tmp_path / what), metadata={"digest": what})
+    made = {what: dsl.Artifact(uri=str(tmp_path / what)) for what in ("trained", "training", "page", "metrics")}
+    told = {"recipe": "paper", "name": name, "steps": steps, "seed": 3, "work": str(tmp_path / "work")}
     with pytest.raises(SystemExit):
         model_steps.train.python_func(**given, **made, **told)
     (kept,) = (tmp_path / "work").glob("jobs/*/run.json")
     run = Run.model_validate_json(kept.read_text())
-    assert (run.optim.steps, run.optim.batch_size, run.seed) == (due, 3072, 3)
+    assert (run.optim.steps, run.optim.batch_size, run.seed) == (due, batch, 3)
     assert run.optim.micro_batch == 8  # what suits the cluster's nodes; what the run is told goes before
 
 
@@ -48,10 +56,9 @@ def test_a_train_step_takes_as_many_steps_as_it_is_told_or_as_its_recipe_says(
     [
         ("synthesize", {"name": "held-out", "triplets": 20_000}, "held_out=20000: input should be less than or equal"),
         ("synthesize", {"name": "prompts", "triplets": 20_000}, "prompts=20000: input should be less than or equal"),
-        ("synthesize", {"name": "prompts", "triplets": 1, "seed": -1}, "prompt_seed=-1: input should be greater"),
-        ("propose", {"shards": "held-out", "edits": 17}, "held_out_edits=17: input should be less than or equal to 16"),
+        ("synthesize", {"name": "prompts", "triplets": 1, "seed": -1}, "seed=-1: input should be greater"),
         ("propose", {"shards": "prompts", "edits": 17}, "edits=17: input should be less than or equal to 16"),
-        ("train", {"name": "align", "recipe": "paper", "steps": 1}, "align_recipe=paper: input should be 'align'"),
+        ("train", {"name": "align", "recipe": "base", "steps": 1}, "recipe=base: input should be 'adapt'"),
         ("train", {"name": "control", "recipe": "align", "steps": -1}, "align_steps=-1: input should be greater"),
         ("train", {"name": "train", "recipe": "papre", "steps": -1}, "recipe=papre: input should be 'adapt'"),
     ],

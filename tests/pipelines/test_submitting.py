@@ -160,13 +160,12 @@ def test_a_dry_run_shows_everything_and_sends_nothing(server: PipelinesServer, f
     [
         ("end-to-end", {"train_stepz": "3"}, "did you mean train_steps"),
         ("end-to-end", {"triplets": "0"}, "triplets=0: input should be greater than or equal to 1"),
-        ("end-to-end", {"size": "many"}, "size=many: input should be a valid integer"),
-        ("end-to-end", {"triplets": "0", "sise": "64"}, "sise"),
+        ("end-to-end", {"edits": "many"}, "edits=many: input should be a valid integer"),
+        ("end-to-end", {"triplets": "0", "edit": "64"}, "edit"),
         ("train", {}, "latents is missing: add --set latents="),
         ("train", {"latents": "my latents", "held_out": "s3://b/x"}, "latents=my latents: write the address"),
         ("align", {"model": "s3://b/m", "prompts": "s3://b/p", "held_out": "s3://b/h", "annotator": "me"}, "annotator"),
         ("train", {"recipe": "papre"}, "recipe=papre: input should be 'adapt', 'train', 'align'"),
-        ("end-to-end", {"align_recipe": "paper"}, "align_recipe=paper: input should be 'align', 'small_align' or"),
         ("everything", {}, "choose from data, train, align, release, benchmark, end-to-end"),
     ],
 )
@@ -181,7 +180,8 @@ def test_a_recipe_brings_its_own_steps_unless_they_are_told(folder: Path) -> Non
     told = {"latents": "s3://b/l", "held_out": "s3://b/h", "recipe": "paper"}
     assert order("train", folder, told).arguments == {**told, "train_steps": 0}
     assert order("train", folder, {**told, "train_steps": "9"}).arguments["train_steps"] == 9
-    assert order("end-to-end", folder, {"align_recipe": "paper_align"}).arguments["align_steps"] == 0
+    both = {"train_steps": 0, "align_steps": 0}
+    assert order("end-to-end", folder, {"recipe": "paper"}).arguments == {"recipe": "paper", **both}
 
 
 def test_a_pipeline_that_was_not_compiled_is_one_line_with_the_command(tmp_path: Path) -> None:

@@ -7,23 +7,19 @@ from pathlib import Path
 
 from instructdiffusion.components.step import MARK, Made, made, once
 from instructdiffusion.components.storage import Store
-from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import atomic_directory
-from instructdiffusion.model.weights import BASE, SETTINGS, model_digest
+from instructdiffusion.model.weights import BASE, model_digest, resolution
 
 
 def run(source: Path | None, out: Path, *, store: Store | None = None) -> Made:
-    """Copy the model in `source` (None: the embedded base) to `out`.
+    """Copy the model in `source` (None: the embedded base) to `out`; facts: its `resolution` in pixels.
 
     Raises:
         DataError: it is no model.
     """
-    folder = source or BASE
-    if not (folder / SETTINGS).is_file():
-        where = "run: make base" if source is None else "name a folder that a training wrote"
-        raise DataError(f"{folder} holds no {SETTINGS}, so it is no model; {where}")
-    digest = once(out, {"model": model_digest(source)}, lambda: copy(folder, out))
-    return made(out, "models", digest, store, {})
+    facts = {"resolution": resolution(source)}
+    digest = once(out, {"model": model_digest(source)}, lambda: copy(source or BASE, out))
+    return made(out, "models", digest, store, facts)
 
 
 def copy(folder: Path, out: Path) -> None:

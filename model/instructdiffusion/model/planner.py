@@ -37,7 +37,9 @@ from instructdiffusion.model.weights import SETTINGS
 NUMBER = 4  # bytes: weights, gradients and all sums are of 32 bits
 PARTS = ("unet", "vae", "text_encoder")
 WRITTEN = "a checkpoint being written"
-ROOM = 320 * 2**20  # bytes that kernels set aside while they compute; by bench/plan.py
+ROOM = 192 * 2**20  # bytes that kernels set aside while they compute, on CPUs of both kinds; by bench/plan.py
+ZERO_ROOM = 320 * 2**20  # and with what ZeRO keeps at hand meanwhile
+MESSAGES = 64 * 2**20  # bytes of what is on its way between processes, beside the numbers themselves; likewise
 COLLECTED = 100  # operations from one collection of garbage to the next
 #: Numbers of split weights that DeepSpeed holds whole at most until the backward pass, and that it gathers in advance.
 LIVE, NEXT = 10**9, 5 * 10**7
@@ -170,7 +172,8 @@ def plan(run: Run, shapes: Shapes, processes: int, way: Way, libraries: int = 0)
     host = {"libraries": libraries, "networks that don't learn": NUMBER * frozen}
     host["networks that draw samples"] = NUMBER * samples
     after = {0: gradients - n, 3: gradients}.get(stage, part + received)  # numbers that come when kernels have computed
-    host["what kernels set aside"] = max(ROOM - NUMBER * after, 0)
+    host["what kernels set aside"] = max((ZERO_ROOM if stage else ROOM) - NUMBER * after, 0)
+    host["messages between processes"] = 0 if alone else MESSAGES
     host[WRITTEN] = 2 * NUMBER * part  # a kind of the state at a time: as tensors, and as bytes
     for name in _offloaded(run):
         host[name] = device.pop(name)

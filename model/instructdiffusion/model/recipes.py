@@ -143,6 +143,16 @@ def align() -> Run:
     )
 
 
+def aligning(name: str) -> Run:
+    """The recipe of stage 3 at the size of the named one, which may be of any stage.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    size = recipe(name).name.partition("_")[0]
+    return recipe(f"{size}_align" if size in ("small", "paper") else "align")
+
+
 def little() -> Run:
     """From nothing on half the side with a fifth of the weights, for experiments that train many models."""
     run = base()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from instructdiffusion.model.config import parse
 from instructdiffusion.model.errors import InstructDiffusionError, from_system
+from instructdiffusion.model.garbage import collect_seldom
 from instructdiffusion.model.report import Lines, Silent
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None, reach: Callable[[str], Path | Shard
     parser.add_argument("--model", type=Path, default=None, help="model to start from; left out: the embedded base")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the trained model")
     given = parser.parse_args(arguments)
+    collect_seldom()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("instructdiffusion").setLevel(logging.INFO)
     _end_with_parent()

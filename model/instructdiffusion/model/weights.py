@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from instructdiffusion.model.errors import DataError
@@ -19,6 +20,20 @@ def model_digest(folder: Path | None) -> str:
         DataError: the folder does not exist.
     """
     return digest_of(folder or BASE, (SETTINGS, *NETWORKS))
+
+
+def resolution(folder: Path | None) -> int:
+    """The side in pixels that a model (None: the embedded base) edits at.
+
+    Raises:
+        DataError: it is no model.
+    """
+    path = (folder or BASE) / SETTINGS
+    try:
+        return int(json.loads(path.read_text())["resolution"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        way = "run: make base" if folder is None else "name a folder that a training wrote"
+        raise DataError(f"{path.parent} holds no readable {path.name}, so it is no model; {way}") from error
 
 
 def check_free(folder: Path) -> None:

@@ -57,8 +57,7 @@ def align(
     held_out: str,
     annotator: str = "reference",
     edits: int = 4,
-    held_out_edits: int = 1,
-    align_recipe: str = "align",
+    recipe: str = "align",
     align_steps: int = 40,
     seed: int = 0,
     work: str = "/work",
@@ -72,8 +71,8 @@ def align(
         annotator: who picks: reference, by the known truth; random; label-studio, the reference through that server;
             people, there.
         edits: of each prompt.
-        held_out_edits: of each held-out triplet, before and after.
-        align_recipe: of the alignment, and of its control: align, small_align, paper_align.
+        recipe: adapt, train, align at nano size; small_adapt, small, small_align on one GPU; paper_adapt, paper,
+            paper_align: the alignment and its control take the align of that size.
         align_steps: optimizer steps of both; 0: as many as their recipe says.
         seed: of edits, picks, order and noise.
         work: folder that outlives the run.
@@ -84,8 +83,7 @@ def align(
         held_out=load(source=held_out, name="held-out").outputs["shards"],
         annotator=annotator,
         edits=edits,
-        held_out_edits=held_out_edits,
-        recipe=align_recipe,
+        recipe=recipe,
         steps=align_steps,
         seed=seed,
         work=work,

@@ -74,8 +74,7 @@ def plan(
 def _planned(run: Run, model: Path | None, processes: int, gpu: str) -> tuple[Plan, Any]:
     """The plan, and the kind of GPU; None: CPUs."""
     from instructdiffusion.model import planner, speed
-    from instructdiffusion.model.weights import BASE
-    from instructdiffusion.pipelines.machine import resolution
+    from instructdiffusion.model.weights import BASE, resolution
 
     if gpu and gpu not in planner.GPUS:
         raise ConfigError(f"--gpu {gpu}: not known; choose one of {', '.join(planner.GPUS)}, or give --rate")

@@ -113,9 +113,9 @@ def compiled(name: str, cluster: Cluster, preset: str = "full") -> str:
 def guarded(inner: Any, name: str, preset: Mapping[str, int], settled: Mapping[str, Any]) -> Any:
     """A pipeline that runs `inner` and then, whether it succeeded or failed, summarizes.
 
-    It has the same parameters, with the preset's counts as defaults, but for those that are settled. Its own name must be
-    that of no step: kfp, loading a file, takes a step of the pipeline's name for the whole.
-    Kubeflow Pipelines lets no output out of what an exit handler watches, so this can't be part of `inner`.
+    It has the same parameters, with the preset's counts as defaults, but for those that are settled. No step has its
+    name, for kfp, when it loads a file, takes a step of the pipeline's name for the whole. Kubeflow Pipelines lets no
+    output out of what an exit handler watches, so this can't be part of `inner`.
     """
     from kfp import dsl
 

@@ -9,7 +9,7 @@ step = dsl.component(base_image="python:3.11", install_kfp_package=False)
 
 
 @step
-def fetch(source: str, name: str, model: dsl.Output[dsl.Model], page: dsl.Output[dsl.HTML]) -> None:
+def fetch(source: str, name: str, model: dsl.Output[dsl.Model], page: dsl.Output[dsl.HTML]) -> int:
     """Take a model into the pipeline.
 
     Args:
@@ -17,6 +17,9 @@ def fetch(source: str, name: str, model: dsl.Output[dsl.Model], page: dsl.Output
         name: of the model, in the tracker.
         model: its copy.
         page: what it is.
+
+    Returns:
+        The side in pixels of the pictures that it edits.
     """
     from pathlib import Path
 
@@ -29,6 +32,7 @@ def fetch(source: str, name: str, model: dsl.Output[dsl.Model], page: dsl.Output
         made = run(here.folder(source, out.with_name("download")) if source else None, out, store=here.store)
         here.keep(model, made, name=name, key=f"{name}-{made.digest.removeprefix('sha256:')[:12]}")
         here.show(page, pages.model(out, name, model.metadata))
+        return int(made.facts["resolution"])
 
 
 @step
@@ -92,16 +96,13 @@ def synthesize(
     from instructdiffusion.pipelines.parameters import require
 
     with inside(f"synthesize ({name})") as here:
-        if name == "held-out":
-            require(held_out=triplets, size=size, seed=seed)
-        elif name == "prompts":
-            require(prompts=triplets, size=size, prompt_seed=seed)
-        else:
-            require(triplets=triplets, size=size, seed=seed)
+        count = {"held-out": "held_out", "prompts": "prompts"}.get(name, "triplets")
+        require(**{count: triplets}, seed=seed)
         counts = dict.fromkeys(TASKS, triplets) if even else mixture(triplets)
         out = Path(shards.path)
-        side = cast(Split, split)
-        made = run(out, split=side, counts=counts, size=size, seed=seed, store=here.store, progress=here.progress)
+        part = cast(Split, split)
+        drawn = seed + (name == "prompts")  # with the same seed they would be triplets that are trained on
+        made = run(out, split=part, counts=counts, size=size, seed=drawn, store=here.store, progress=here.progress)
         here.keep(shards, made, name=name, size=size, split=split, triplets=sum(made.facts["counts"].values()))
         here.show(page, pages.data(out, name))
 
@@ -208,8 +209,7 @@ def propose(
 
     title = f"propose ({model.metadata['name']}, {shards.metadata['name']})"
     with inside(title) as here:
-        count = "held_out_edits" if shards.metadata["name"] == "held-out" else "edits"
-        require(**{count: edits}, seed=seed)
+        require(edits=edits, seed=seed)
         made = run(
             Path(model.path),
             Path(shards.path),

@@ -18,6 +18,7 @@ from instructdiffusion.components.process import held
 from instructdiffusion.components.settings import Settings
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.weights import resolution
 from instructdiffusion.pipelines import local, machine
 from instructdiffusion.pipelines.answers import Answer, ask_each_task
 from instructdiffusion.pipelines.parameters import FULL, QUICK, SLOWER
@@ -67,7 +68,7 @@ def run(order: Order, console: Console) -> dict[str, Any]:
     out, began = order.out.absolute(), time.monotonic()
     ports = _ports(order.ports)
     machine.check(out, ports, options=[name for name, port in order.ports.items() if port])
-    machine.resolution(order.start)
+    resolution(order.start)  # before anything is started: is it a model?
     timings = out / "pipeline" / "seconds.json"
     home = out / "work" / "bento"
     with ExitStack() as stack:
@@ -226,7 +227,6 @@ def _parameters(order: Order, ports: Mapping[str, int]) -> dict[str, Any]:
     return {
         **_counts(order.quick),
         "start": str(order.start.absolute()) if order.start else "",
-        "size": machine.resolution(order.start),
         "annotator": order.rank,
         "work": str(order.out.absolute() / "work"),
         "port": ports["serving_port"],

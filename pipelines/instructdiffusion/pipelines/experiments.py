@@ -20,7 +20,7 @@ from rich.console import Console
 from instructdiffusion.model.effects import Effect, effect, paragraph
 from instructdiffusion.model.errors import DataError
 from instructdiffusion.model.files import write_atomic
-from instructdiffusion.pipelines.machine import resolution
+from instructdiffusion.model.weights import resolution
 from instructdiffusion.pipelines.report import effects_plot
 from instructdiffusion.pipelines.work import evaluated, shown, synthesized
 

@@ -34,19 +34,15 @@ class Whole(NamedTuple):
 @dsl.pipeline(name="end-to-end", description="From photographs to a promoted, packaged and deployed model.")
 def end_to_end(
     start: str = "",
-    size: int = 64,
     triplets: int = 2000,
     held_out: int = 20,
     prompts: int = 20,
     annotator: str = "reference",
     edits: int = 4,
-    held_out_edits: int = 1,
     recipe: str = "train",
     train_steps: int = 30,
-    align_recipe: str = "align",
     align_steps: int = 40,
     seed: int = 0,
-    prompt_seed: int = 1,
     policy: str = "",
     work: str = "/tmp/instructdiffusion",
     port: int = 0,
@@ -54,34 +50,29 @@ def end_to_end(
     """Synthesize, train, align with picked edits and with random ones, and put the better model into service.
 
     Args:
-        start: the model to start from, a folder or its s3:// address; empty: the base inside the package.
-        size: side of the pictures in pixels; the model's own.
+        start: the model to start from, a folder or its s3:// address; empty: the base inside the package. Pictures are
+            of its size.
         triplets: to train on, of all tasks together.
         held_out: triplets of each task that models are scored on.
         prompts: triplets of each task whose edits are ranked.
         annotator: who picks: reference, by the known truth; random; label-studio, the reference through that server;
             people, there.
         edits: of each prompt.
-        held_out_edits: of each held-out triplet, before and after the alignment.
         recipe: of the training: adapt, train, align at nano size; small_adapt, small, small_align on one GPU;
-            paper_adapt, paper, paper_align.
+            paper_adapt, paper, paper_align. The alignment and its control take the align of that size.
         train_steps: optimizer steps of the training; 0: as many as its recipe says.
-        align_recipe: of the alignment, and of its control: align, small_align, paper_align.
-        align_steps: optimizer steps of both; 0: as many as their recipe says.
-        seed: of everything random but the prompts.
-        prompt_seed: of the prompts; with the same one they would be triplets that were trained on.
+        align_steps: optimizer steps of the alignment, and of its control; 0: as many as their recipe says.
+        seed: of everything random.
         policy: what the gate holds models to, a YAML file or its s3:// address; empty: the default.
         work: folder that outlives the run: checkpoints and the stores of Bentos.
         port: where the service listens; 0: any free port.
     """
     made = data(
         start=start,
-        size=size,
         triplets=triplets,
         held_out=held_out,
         prompts=prompts,
         seed=seed,
-        prompt_seed=prompt_seed,
         work=work,
     ).outputs
     base, tested = made["base"], made["held_out"]
@@ -101,8 +92,7 @@ def end_to_end(
         held_out=tested,
         annotator=annotator,
         edits=edits,
-        held_out_edits=held_out_edits,
-        recipe=align_recipe,
+        recipe=recipe,
         steps=align_steps,
         seed=seed,
         work=work,

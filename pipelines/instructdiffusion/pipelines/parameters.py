@@ -18,7 +18,6 @@ FULL: dict[str, int] = {
     "held_out": 20,
     "prompts": 20,
     "edits": 4,
-    "held_out_edits": 1,
     "train_steps": 20,
     "align_steps": 24,
 }
@@ -29,7 +28,6 @@ QUICK: Mapping[str, int] = {
     "held_out": 2,
     "prompts": 2,
     "edits": 2,
-    "held_out_edits": 1,
     "train_steps": 2,
     "align_steps": 2,
 }
@@ -38,7 +36,6 @@ LARGE: Mapping[str, int] = {
     "held_out": 200,
     "prompts": 100,
     "edits": 4,
-    "held_out_edits": 4,
     "train_steps": 20_000,
     "align_steps": 1_000,
 }
@@ -46,26 +43,22 @@ PRESETS: Mapping[str, Mapping[str, int]] = {"quick": QUICK, "full": FULL, "large
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Steps = Annotated[int, Field(ge=0, le=10_000_000)]  # 0: as many as the recipe says
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**31 - 1)]
 Address = Annotated[str, StringConstraints(pattern="^(s3://|/).+")]
 # Those that start from a model whose text encoder is frozen: the pipelines encode its states, not tokens.
 TRAINED = tuple(name for name, made in RECIPES.items() if name != "base" and not made().train_text)
-ALIGNED = tuple(name for name in TRAINED if name.endswith("align"))
 
 # The same name may be a count in one pipeline and the address of what was made in another.
 COUNTS: Mapping[str, Any] = {
-    "size": Annotated[int, Field(ge=32, le=1024, multiple_of=8)],
     "parts": Annotated[int, Field(ge=1, le=1000)],
     "triplets": Count,
     "held_out": Annotated[int, Field(ge=1, le=10_000)],
     "prompts": Annotated[int, Field(ge=1, le=10_000)],
     "edits": Annotated[int, Field(ge=1, le=16)],
-    "held_out_edits": Annotated[int, Field(ge=1, le=16)],
     "samples": Annotated[int, Field(ge=0, le=10_000_000)],
     "train_steps": Steps,
     "align_steps": Steps,
     "seed": Seed,
-    "prompt_seed": Seed,
 }
 TEXTS: Mapping[str, Any] = {
     "start": Address | Literal[""],
@@ -83,11 +76,10 @@ TEXTS: Mapping[str, Any] = {
     "filtering": Literal["embedded", "paper"] | Address,
     "leaking": Literal["refuse", "drop"],
     "recipe": Literal[TRAINED],
-    "align_recipe": Literal[ALIGNED],
     "annotator": Literal["reference", "random", "label-studio", "people"],
 }
 #: Steps that a recipe brings along, where it is told and they are not.
-STEPS: Mapping[str, str] = {"recipe": "train_steps", "align_recipe": "align_steps"}
+STEPS = ("train_steps", "align_steps")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -120,7 +112,7 @@ def checked(given: Mapping[str, Any], definitions: Mapping[str, Mapping[str, Any
         problems.append(str(error))
     if problems:
         raise ConfigError("; ".join(problems))
-    own = {steps: 0 for recipe, steps in STEPS.items() if recipe in given}
+    own = {steps: 0 for steps in STEPS if steps in definitions and "recipe" in given}
     return {**own, **values}
 
 

@@ -80,7 +80,7 @@ def build(
     part, sources = ordered(order)
     title = f"build ({name})" if part == "1/1" else f"build ({name}, {part})"
     with inside(title) as here:
-        require(size=size, seed=seed)
+        require(seed=seed)
         job = folder_for(Path(work), "build", [order, str(size), str(seed)])
         made = run(
             sources,

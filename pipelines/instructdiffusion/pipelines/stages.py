@@ -1,6 +1,6 @@
 """The stages that make a model, each a graph of its own: data, training, alignment on picked edits."""
 
-from typing import NamedTuple
+from typing import List, NamedTuple  # noqa: UP035  kfp knows this spelling only
 
 from kfp import dsl
 
@@ -12,6 +12,29 @@ from instructdiffusion.pipelines.source_steps import build, join, plan, screen
 def fresh(task: dsl.PipelineTask) -> dsl.PipelineTask:
     """A task that is never taken from a cache: it reads or changes the state of a service."""
     return task.set_caching_options(False)
+
+
+class Built(NamedTuple):
+    """Triplets to train on."""
+
+    shards: dsl.Dataset
+
+
+@dsl.pipeline(name="parts")
+def built(orders: List[str], size: int, seed: int, work: str) -> Built:  # noqa: UP006
+    """Make triplets part by part, side by side, and put the parts together.
+
+    A graph of its own, for to what is in a loop kfp's local runner hands the loop's item in place of any step's output.
+
+    Args:
+        orders: what each part is told.
+        size: side of the pictures in pixels.
+        seed: of everything random.
+        work: folder that outlives the run.
+    """
+    with dsl.ParallelFor(orders, name="each part") as order:
+        part = build(order=order, name="train", size=size, seed=seed, work=work)
+    return Built(join(parts=dsl.Collected(part.outputs["shards"]), name="train").outputs["shards"])
 
 
 class Prepared(NamedTuple):
@@ -31,7 +54,6 @@ def data(
     root: str = "",
     without: str = "",
     parts: int = 1,
-    size: int = 64,
     triplets: int = 2000,
     held_out: int = 20,
     prompts: int = 20,
@@ -39,36 +61,33 @@ def data(
     scored_on: str = "",
     leaking: str = "refuse",
     seed: int = 0,
-    prompt_seed: int = 1,
     work: str = "/work",
 ) -> Prepared:
     """Make triplets of public data sets or of composed scenes, drop the bad ones, and run the encoders over the rest.
 
     Args:
-        start: the model to start from, a folder or its s3:// address; empty: the base inside the package.
+        start: the model to start from, a folder or its s3:// address; empty: the base inside the package. Pictures are
+            of its size.
         sources: sources file of what to train on, a path or its s3:// address, or paper; empty: composed scenes alone.
         root: folder or s3:// address that the file's relative paths are below; empty: its own.
         without: names of sources to leave out, with commas between.
         parts: that the work on it is divided into, done side by side.
-        size: side of the pictures in pixels; the model's own.
         triplets: to train on, of all tasks together, where there is no sources file.
         held_out: triplets of each task that models are scored on.
         prompts: triplets of each task whose edits are ranked.
         filtering: what triplets are held to: embedded, paper, a YAML file, or its s3:// address.
         scored_on: folders of data sets that models are scored on as well, or s3:// addresses, with commas between.
         leaking: what happens to triplets to train on that models are scored on: refuse, drop.
-        seed: of everything random but the prompts.
-        prompt_seed: of the prompts; with the same one they would be triplets that were trained on.
+        seed: of everything random.
         work: folder that outlives the run: shards that are finished are not made again.
     """
-    base = fetch(source=start, name="base").outputs["model"]
+    started = fetch(source=start, name="base").outputs
+    base, size = started["model"], started["Output"]
     planned = fresh(plan(sources=sources, root=root, without=without, triplets=triplets, parts=parts))
-    with dsl.ParallelFor(planned.outputs["Output"], name="each part") as order:
-        built = build(order=order, name="train", size=size, seed=seed, work=work)
-    joined = join(parts=dsl.Collected(built.outputs["shards"]), name="train")
-    good = filter(source=joined.outputs["shards"], policy=filtering).outputs["shards"]
+    whole = built(orders=planned.outputs["Output"], size=size, seed=seed, work=work)
+    good = filter(source=whole.outputs["shards"], policy=filtering).outputs["shards"]
     hidden = synthesize(name="held-out", split="test", triplets=held_out, even=True, size=size, seed=seed)
-    prompted = synthesize(name="prompts", split="train", triplets=prompts, even=True, size=size, seed=prompt_seed)
+    prompted = synthesize(name="prompts", split="train", triplets=prompts, even=True, size=size, seed=seed)
     tested, asked = hidden.outputs["shards"], prompted.outputs["shards"]
     screened = screen(source=good, prompts=asked, held_out=tested, scored_on=scored_on, leaking=leaking)
     latents = encode(shards=screened.outputs["shards"], model=base, work=work).outputs["latents"]
@@ -127,7 +146,6 @@ def tune(
     name: str,
     recipe: str,
     steps: int,
-    edits: int,
     seed: int,
     work: str,
 ) -> Tuned:
@@ -142,7 +160,6 @@ def tune(
         name: of the tuned model.
         recipe: name of the training's recipe.
         steps: optimizer steps; 0: as many as the recipe says.
-        edits: of each held-out triplet.
         seed: of picks, order and noise.
         work: folder that outlives the run.
     """
@@ -157,7 +174,7 @@ def tune(
         seed=seed,
         work=work,
     )
-    shown = propose(model=tuned.outputs["trained"], shards=held_out, edits=edits, seed=seed)
+    shown = propose(model=tuned.outputs["trained"], shards=held_out, edits=1, seed=seed)
     return Tuned(tuned.outputs["trained"], tuned.outputs["training"], shown.outputs["candidates"])
 
 
@@ -178,7 +195,6 @@ def alignment(
     held_out: dsl.Input[dsl.Dataset],
     annotator: str,
     edits: int,
-    held_out_edits: int,
     recipe: str,
     steps: int,
     seed: int,
@@ -192,14 +208,13 @@ def alignment(
         held_out: triplets that nobody ranks.
         annotator: who picks.
         edits: of each prompt.
-        held_out_edits: of each held-out triplet, before and after.
-        recipe: name of the recipe of the alignment, and of its control.
+        recipe: name of a recipe: that of an alignment at its size is theirs, and their control's.
         steps: their optimizer steps; 0: as many as the recipe says.
         seed: of edits, picks, order and noise.
         work: folder that outlives the run.
     """
     candidates = propose(model=model, shards=prompts, edits=edits, seed=seed).outputs["candidates"]
-    before = propose(model=model, shards=held_out, edits=held_out_edits, seed=seed).outputs["candidates"]
+    before = propose(model=model, shards=held_out, edits=1, seed=seed).outputs["candidates"]
     same = {
         "model": model,
         "candidates": candidates,
@@ -207,7 +222,6 @@ def alignment(
         "held_out": held_out,
         "recipe": recipe,
         "steps": steps,
-        "edits": held_out_edits,
         "seed": seed,
         "work": work,
     }

@@ -107,7 +107,7 @@ class _Shown:
 def evaluated(model: Path | None, data: Path | None, samples: int, out: Path, console: Console) -> dict[str, Any]:
     """Score a model on `data`, or on held-out triplets composed for it; returns the evaluation."""
     from instructdiffusion.components.evaluate import run
-    from instructdiffusion.pipelines.machine import resolution
+    from instructdiffusion.model.weights import resolution
 
     if data is None:
         data = out / "held-out"
