@@ -35,7 +35,7 @@ from instructdiffusion.model.files import write_atomic
 START = 600.0  # seconds a server may take to answer: MLflow takes 10 to 30, and minutes beside a training
 WEED_SERVERS = ("master", "volume", "filer", "admin")  # beside s3; each listens on two ports, HTTP and gRPC
 TABLES_MADE = "mlflow.db.whole"  # a file beside the database, from the tracker's first answer on
-WEED_MEMORY = "512MiB"  # soft limit of its heap; half of that makes it collect garbage without end, under load
+WEED_MEMORY = "512MiB"  # soft limit of its heap; at half of this it collects garbage all the time
 
 
 @dataclass(frozen=True)

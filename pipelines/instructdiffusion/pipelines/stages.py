@@ -208,7 +208,7 @@ def alignment(
         held_out: triplets that nobody ranks.
         annotator: who picks.
         edits: of each prompt.
-        recipe: name of a recipe: that of an alignment at its size is theirs, and their control's.
+        recipe: name of a recipe; the alignment and its control take the align of that size.
         steps: their optimizer steps; 0: as many as the recipe says.
         seed: of edits, picks, order and noise.
         work: folder that outlives the run.
