@@ -1,6 +1,6 @@
 """How long the command takes to start, and a process that computes to start and end.
 
-python bench/start.py           # a minute; writes bench/results/*.json
+python bench/start.py           # two minutes; writes bench/results/*.json
 """
 
 from __future__ import annotations

@@ -68,6 +68,15 @@ def test_what_is_not_open_is_not_tried() -> None:
     assert {way.attention for way in ways(Optim(), 4096)} == {"fused"}  # plain holds 16 million numbers a head there
 
 
+@pytest.mark.parametrize(("fast", "usual"), [(True, Way(attention="plain", precision="bf16")), (False, Way())])
+def test_a_cpu_without_bf16_usually_computes_with_the_fused_kernel(
+    fast: bool, usual: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "fast_bf16", lambda: fast)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ways(Optim(), 64)[0] == usual
+
+
 def test_the_usual_way_is_taken_unless_another_is_faster_by_more_than_chance() -> None:
     usual, other = Way(attention="plain"), Way(attention="fused")
     assert fastest({usual: 1.0, other: 0.99}) == usual
