@@ -14,7 +14,7 @@ from figures import record
 
 REPEATS = 5
 IMPORT = "from instructdiffusion.model import network"
-SELDOM = "from instructdiffusion.model.garbage import collect_seldom; collect_seldom(); "
+SELDOM = "from instructdiffusion.model.startup import collect_seldom; collect_seldom(); "
 
 
 def seconds(*arguments: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+
+from instructdiffusion.model.startup import hidden
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("model", "components", "pipelines", "serving", "labeling")
@@ -75,11 +78,21 @@ def test_a_process_that_ends_looks_for_no_garbage_among_what_it_imported() -> No
     program = (
         "import atexit, gc;"
         "atexit.register(lambda: print(gc.get_freeze_count() > 1000, len(gc.get_objects()) < 100));"
-        "from instructdiffusion.model.garbage import collect_seldom;"
+        "from instructdiffusion.model.startup import collect_seldom;"
         "collect_seldom()"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == ["True", "True"]
+
+
+def test_what_is_hidden_is_not_found_for_a_while() -> None:
+    assert "this" not in sys.modules
+    with hidden("this", "json"):
+        assert importlib.util.find_spec("this") is None
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("this")
+        assert importlib.import_module("json") is json  # it was there already
+    assert importlib.util.find_spec("this") is not None
 
 
 def test_tests_that_run_as_a_background_job_start_commands_that_hear_ctrl_c() -> None:

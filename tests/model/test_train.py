@@ -29,7 +29,9 @@ from instructdiffusion.model.train import train
 from instructdiffusion.model.weights import model_digest
 
 
-def _train(run_file: Path, data: Path, model: Path, out: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
+def _train(
+    run_file: Path, data: Path, model: Path, out: Path, processes: int = 1, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the training as torchrun runs it, where a run that was killed while it compiled has left its locks."""
     for operator in ("deepspeed_shm_comm", "cpu_adam"):  # who needs it waits for its lock to go, for ever
         lock = out.parent / "extensions" / operator / "lock"
@@ -46,6 +48,7 @@ def _train(run_file: Path, data: Path, model: Path, out: Path, processes: int = 
             "OMP_NUM_THREADS": "1",
             "DS_ACCELERATOR": "cpu",
             "TORCH_EXTENSIONS_DIR": str(out.parent / "extensions"),
+            **environment,
         },
         capture_output=True,
         text=True,
@@ -64,8 +67,12 @@ def test_two_processes_train_and_a_run_that_was_cut_off_ends_where_the_whole_one
     shutil.copytree(tmp_path / "one", tmp_path / "two")  # its last checkpoint is that of step 2
     shutil.rmtree(tmp_path / "two" / "model")
     (tmp_path / "two" / "training.json").unlink()  # as if it had been killed before the end
-    again = _train(whole, latents, tiny_folder, tmp_path / "two", processes=2)
+    again = _train(whole, latents, tiny_folder, tmp_path / "two", processes=2, PYTHONPROFILEIMPORTTIME="1")
     assert again.returncode == 0, again.stderr[-2000:]
+    imported = set(re.findall(r"^import time:.*\| +(\S+)$", again.stderr, re.MULTILINE))
+    assert {"deepspeed.runtime.engine", "diffusers.models.unets.unet_2d_condition"} <= imported
+    slow = {"torch._inductor.compile_fx", "pandas", "peft.auto", "scipy.stats"}  # half of what a process would take
+    assert slow.isdisjoint(imported)
     weights = [
         load_file(tmp_path / n / "model" / "unet" / "diffusion_pytorch_model.safetensors") for n in ("one", "two")
     ]

@@ -1,4 +1,4 @@
-"""`instructdiffusion plan`: memory, hours and cost, for people and for machines."""
+"""`instructdiffusion train plan`: memory, hours and cost, for people and for machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytest.importorskip("deepspeed")
 
 
 def plan(*arguments: str) -> str:
-    ended = CliRunner().invoke(app, ["plan", *arguments], catch_exceptions=False)
+    ended = CliRunner().invoke(app, ["train", "plan", *arguments], catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     return ended.stdout
 
@@ -28,7 +28,7 @@ def facts(*arguments: str) -> dict[str, Any]:
 
 
 def test_nothing_else_is_on_the_standard_output_of_json() -> None:
-    command = [sys.executable, "-m", "instructdiffusion.pipelines", "plan", "smoke", "--json"]
+    command = [sys.executable, "-m", "instructdiffusion.pipelines", "train", "plan", "smoke", "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert json.loads(ended.stdout)["learning"] > 0
 
@@ -55,6 +55,6 @@ def test_of_a_gpu_it_is_told_whether_the_training_fits() -> None:
 
 
 def test_a_gpu_that_is_not_known_is_one_line() -> None:
-    ended = CliRunner().invoke(app, ["plan", "train", "--gpu", "B52"])
+    ended = CliRunner().invoke(app, ["train", "plan", "train", "--gpu", "B52"])
     assert ended.exit_code == ConfigError.exit_code
     assert "--gpu B52: not known; choose one of T4" in ended.stderr

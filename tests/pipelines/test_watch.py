@@ -1,4 +1,4 @@
-"""`instructdiffusion watch`: a look at a training's folder, whatever state that is in."""
+"""`instructdiffusion train watch`: a look at a training's folder, whatever state that is in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from instructdiffusion.pipelines.watch import look, sparkline
 
 
 def watch(*arguments: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "120"}).invoke(app, ["watch", *map(str, arguments)])
+    return CliRunner(env={"COLUMNS": "120"}).invoke(app, ["train", "watch", *map(str, arguments)])
 
 
 def begin(folder: Path) -> Path:
@@ -91,7 +91,7 @@ def test_the_command_on_the_page_about_trainings_is_one_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).parents[2] / "docs/training.md").read_text()
-    (command,) = re.findall(r"^instructdiffusion watch (\S+)$", page, re.MULTILINE)
+    (command,) = re.findall(r"^instructdiffusion train watch (\S+)$", page, re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     (begin(tmp_path / command) / "training.json").write_text("{}")
     assert "done" in watch(command).stdout

@@ -20,6 +20,7 @@ from instructdiffusion.model.config import Optim, Run
 from instructdiffusion.model.errors import ConfigError
 from instructdiffusion.model.loss_scale import LossScale
 from instructdiffusion.model.shares import begin_moments
+from instructdiffusion.model.startup import UNUSED, hidden
 
 BUCKET = 5 * 10**8  # gradients that are summed over processes at once; their room is set aside whole
 WSD_TAIL = 0.2  # share of the steps in which the learning rate falls
@@ -72,9 +73,11 @@ def join() -> None:
     Raises:
         ConfigError: DeepSpeed is not installed.
     """
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # we compile nothing; DeepSpeed's optimizers load all it takes
     try:
-        import deepspeed
-        import deepspeed.ops
+        with hidden(*UNUSED):
+            import deepspeed
+            import deepspeed.ops
     except ImportError as error:
         raise ConfigError("training needs DeepSpeed; run: pip install 'instructdiffusion[train]'") from error
 

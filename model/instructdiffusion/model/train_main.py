@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from instructdiffusion.model.config import parse
 from instructdiffusion.model.errors import InstructDiffusionError, from_system
-from instructdiffusion.model.garbage import collect_seldom
 from instructdiffusion.model.report import Lines, Silent
+from instructdiffusion.model.startup import ADAPTERS, UNUSED, collect_seldom, hidden
 
 if TYPE_CHECKING:
     from instructdiffusion.model.data.away import Shards
@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None, reach: Callable[[str], Path | Shard
     first = os.environ.get("RANK", "0") == "0"
     try:
         run, data = parse(json.loads(given.run.read_text())), reach(given.data)
-        from instructdiffusion.model.train import train
+        with hidden(*UNUSED, *(() if run.lora.rank else ADAPTERS)):
+            from instructdiffusion.model.train import train
 
         train(run, data, given.model, given.out, Lines() if first else Silent())
         if not isinstance(data, Path):

@@ -136,7 +136,7 @@ def train(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a model on triplets; the same command again resumes."""
+    """Train a model on triplets; the same command again resumes. See also `train plan` and `train watch`."""
     from instructdiffusion.model.config import override
     from instructdiffusion.model.recipes import recipe as recipe_named
     from instructdiffusion.pipelines.work import fit
@@ -144,6 +144,10 @@ def train(
     run = override(recipe_named(recipe), settings or [])
     facts = fit(run, data, model, out, processes, _console(as_json))
     _show(facts, f"the model is in {facts['model']}", as_json)
+
+
+cli_plan.add(app)  # `train plan` and `train watch` stand beside `train` in --help
+cli_watch.add(app)
 
 
 @app.command()
@@ -233,11 +237,9 @@ cli_data.add(app)
 cli_evaluate.add(app)
 cli_experiment.add(app)
 cli_model.add(app)
-cli_plan.add(app)
 cli_kubeflow.add(app)
 cli_label.add(app)
 cli_registry.add(app)
-cli_watch.add(app)
 
 
 def _console(as_json: bool) -> Console:

@@ -1,14 +1,16 @@
-"""`instructdiffusion plan`: what a training will take, before it is started."""
+"""`instructdiffusion train plan`: what a training will take, before it is started."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from instructdiffusion.model.errors import ConfigError
+from instructdiffusion.model.startup import ADAPTERS, UNUSED, hidden
 
 if TYPE_CHECKING:
     from instructdiffusion.model.config import Run
@@ -19,7 +21,7 @@ GIB = 2**30
 
 def add(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(plan)
+    app.command("train plan")(plan)
 
 
 def plan(
@@ -73,7 +75,11 @@ def plan(
 
 def _planned(run: Run, model: Path | None, processes: int, gpu: str) -> tuple[Plan, Any]:
     """The plan, and the kind of GPU; None: CPUs."""
-    from instructdiffusion.model import planner, speed
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for a GPU, and says so on our output
+    with hidden(*UNUSED, *(() if run.lora.rank else ADAPTERS)):  # as a training does
+        import deepspeed  # noqa: F401
+
+        from instructdiffusion.model import planner, speed
     from instructdiffusion.model.weights import BASE, resolution
 
     if gpu and gpu not in planner.GPUS:
@@ -88,10 +94,6 @@ def _planned(run: Run, model: Path | None, processes: int, gpu: str) -> tuple[Pl
 
 def _libraries() -> int:
     """Bytes that this process takes now, when it has imported what a training imports."""
-    import os
-
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for a GPU, and says so on our output
-    import deepspeed  # noqa: F401
     import psutil
 
     return int(psutil.Process().memory_info().rss)

@@ -1,4 +1,4 @@
-"""`instructdiffusion watch`: look on while a training runs."""
+"""`instructdiffusion train watch`: look on while a training runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 def add(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(watch)
+    app.command("train watch")(watch)
 
 
 def watch(

@@ -23,6 +23,13 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             _end(GO_ON, INTERRUPTED)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find what is asked for: of two words, as `train plan`, before the first of them alone."""
+        two = " ".join(args[:2])
+        if two in self.commands:
+            return two, self.commands[two], args[2:]
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:

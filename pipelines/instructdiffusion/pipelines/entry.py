@@ -11,7 +11,7 @@ GO_ON = "interrupted; run the same command again to go on from here"
 def main() -> None:
     """Run the command."""
     try:
-        from instructdiffusion.model.garbage import collect_seldom
+        from instructdiffusion.model.startup import collect_seldom
         from instructdiffusion.pipelines.cli import main as run
 
         collect_seldom()

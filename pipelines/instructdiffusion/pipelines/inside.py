@@ -28,7 +28,7 @@ from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import TrackedRun, Tracker
 from instructdiffusion.model.errors import ConfigError, InstructDiffusionError, from_system
 from instructdiffusion.model.files import digest_of, write_atomic
-from instructdiffusion.model.garbage import collect_seldom
+from instructdiffusion.model.startup import collect_seldom
 
 log = logging.getLogger(__name__)
 
