@@ -168,7 +168,10 @@ def release(
 def test_no_request_fails_while_the_alias_moves_to_and_fro_or_the_service_dies(release: Release) -> None:
     release.registry.set_alias(CHAMPION, "1")
     assert release.command(ONCE) == f"version 1 serves at {release.address}"
-    with Clients(release.address).calling() as clients, started(WATCH, release.folder, release.variables) as watching:
+    with (
+        Clients(release.address).calling() as clients,
+        started(f"{WATCH} --every 2", release.folder, release.variables) as watching,
+    ):
         clients.wait_for("1")
         refused = run(ONCE, release.folder, release.variables)
         assert (refused.returncode, refused.stderr.count("\n")) == (ServiceError.exit_code, 1)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-UNUSED = ("mlflow", "scipy")  # what the libraries of a training import if they find it: seconds, and 100 MB
+UNUSED = ("mlflow", "scipy")  # what the libraries of networks import if they find it: seconds, and 100 MB
 ADAPTERS = ("peft",)  # likewise, unless adapters are what learns
 
 

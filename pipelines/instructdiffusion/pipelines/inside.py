@@ -28,7 +28,7 @@ from instructdiffusion.components.storage import Store
 from instructdiffusion.components.tracking import TrackedRun, Tracker
 from instructdiffusion.model.errors import ConfigError, InstructDiffusionError, from_system
 from instructdiffusion.model.files import digest_of, write_atomic
-from instructdiffusion.model.startup import collect_seldom
+from instructdiffusion.model.startup import ADAPTERS, collect_seldom, hidden
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ def inside(title: str) -> Iterator[Surroundings]:
     here, began = Surroundings(), time.time()
     try:
         here.use_gpus()
-        yield here
+        with hidden(*ADAPTERS):  # a training has processes of its own
+            yield here
     except (InstructDiffusionError, OSError) as error:
         told = from_system(error) if isinstance(error, OSError) else error
         say({"error": str(told), "exit_code": told.exit_code})

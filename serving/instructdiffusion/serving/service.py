@@ -25,6 +25,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from instructdiffusion.model.errors import ConfigError, DataError
+from instructdiffusion.model.startup import ADAPTERS, UNUSED, hidden
 from instructdiffusion.serving import about
 from instructdiffusion.serving.bodies import EDIT_BODY, INFER, PREDICT, REFUSALS, edit_request
 from instructdiffusion.serving.guard import VERSION_HEADER, Guard, Pace
@@ -59,7 +60,8 @@ VERSION = SETTINGS.version or ARGUMENTS.model_version
 
 def load_editor(weights: Path | None) -> Editor:
     """Load the model that answers: a folder in the diffusers layout, or the embedded base."""
-    from instructdiffusion.model.editor import Editor
+    with hidden(*UNUSED, *ADAPTERS):
+        from instructdiffusion.model.editor import Editor
 
     return Editor.load(weights)
 
