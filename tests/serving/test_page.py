@@ -16,7 +16,7 @@ from playwright.sync_api import expect
 from instructdiffusion.components import deploy
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 LOADED = "image => image.complete && image.naturalWidth > 0"
 
@@ -40,6 +40,21 @@ def test_an_example_is_edited_by_keyboard_and_what_was_found_is_told(page: Page)
     told = page.locator("#result").inner_text()
     assert "understood as referring" in told
     assert "model 7" in told
+
+
+def test_the_example_that_was_chosen_last_is_edited_however_late_its_picture_comes(page: Page) -> None:
+    late: list[Route] = []
+    page.route("**/examples/**", lambda route: late.append(route))
+    page.reload()
+    page.locator("#examples button").last.click()
+    instruction = page.locator("#instruction").input_value()
+    page.locator("#instruction").press("Enter")
+    expect(page.locator("#go")).to_be_disabled()
+    for request in reversed(late):  # that of the first example, which every visitor gets, comes last
+        request.continue_()
+    expect(page.locator("#call")).to_contain_text(f"referring-{page.locator('#examples button').count() - 1}.png")
+    expect(page.locator("#call")).to_contain_text(instruction)
+    page.unroute("**/examples/**")
 
 
 def test_the_whole_source_shows_whatever_its_form(page: Page, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
 from instructdiffusion.model.errors import DataError
 
 
 def interval(scores: Sequence[float]) -> tuple[float, float, float]:
     """Mean, lower and upper end of its 95 % bootstrap interval."""
+    from scipy.stats import bootstrap  # here, for most who import this module compute none, and it takes a second
+
     values = np.asarray(scores, float)
     if len(values) < 2 or np.ptp(values) == 0:
         mean = float(values.mean())

@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const INKS = ["#e6194b", "#0082c8", "#3cb44b", "#f58231", "#911eb4", "#111111"];
-const shown = { file: null, name: "", answer: null };
+const shown = { file: null, coming: null, name: "", answer: null }; // coming: the picture of an example
 
 const element = (tag, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(tag), properties);
@@ -13,16 +13,20 @@ const element = (tag, properties = {}, ...children) => {
 
 function choose(file, name = "picture.png") {
   URL.revokeObjectURL($("source").src);
-  Object.assign(shown, { file, name: file.name ?? name });
+  Object.assign(shown, { file, coming: null, name: file.name ?? name });
   $("source").src = URL.createObjectURL(file);
   $("source").hidden = false;
   $("hint").hidden = true;
 }
 
-async function chooseExample(example, task, number) {
-  choose(await (await fetch(example.image)).blob(), `${task}-${number}.png`);
+// Of several that are on their way the last one counts.
+function chooseExample(example, task, number) {
   $("instruction").value = example.instruction;
   $("task").value = "";
+  const coming = fetch(example.image).then((answer) => answer.blob()).then((picture) => {
+    if (shown.coming === coming) choose(picture, `${task}-${number}.png`);
+  });
+  shown.coming = coming;
 }
 
 function showTask(task, examples) {
@@ -50,17 +54,18 @@ async function start() {
   }
   const [task, { examples }] = tasks.find(([name]) => name === "referring") ?? tasks[0];
   showTask(task, examples);
-  if (!shown.file) await chooseExample(examples[0], task, 0);
+  if (!shown.file) chooseExample(examples[0], task, 0);
 }
 
 async function edit(event) {
   event?.preventDefault();
-  if (!shown.file) return say([element("p", { className: "error", textContent: "Choose a picture first." })]);
   const fields = [...new FormData($("ask"))].filter(([, value]) => value !== "");
-  const { file, name } = shown;
   $("go").disabled = true;
   $("answer").classList.add("busy");
   try {
+    await shown.coming;
+    const { file, name } = shown;
+    if (!file) throw new Error("Choose a picture first.");
     const body = new FormData();
     body.append("image", file, name);
     for (const [field, value] of fields) body.append(field, value);
