@@ -53,7 +53,6 @@ class Diffusion(Section):
     relative: bool = Field(
         False, description="loss in pixels, as a share of what changing nothing loses, so that all tasks weigh alike"
     )
-    log: bool = Field(False, description="of that share the logarithm: a decibel is worth the same wherever it is")
     schedule: Literal["scaled_linear", "squaredcos_cap_v2"] = Field(
         "scaled_linear", description="noise schedule, as diffusers names it"
     )
@@ -88,12 +87,6 @@ class Diffusion(Section):
     def _gates_a_change(self) -> Self:
         if self.gate and not self.from_source:
             raise ValueError("gate=true needs from_source=true, for it weighs the change of the source; set that too")
-        return self
-
-    @model_validator(mode="after")
-    def _takes_the_logarithm_of_a_share(self) -> Self:
-        if self.log and not self.relative:
-            raise ValueError("log=true needs relative=true, for it is of that share; set that too")
         return self
 
     @model_validator(mode="after")

@@ -23,7 +23,6 @@ LEAST_CHANGE = (
     0.05  # of the mean square of a pixel code: is added to what a target changes, for none changes too little
 )
 NO_CHANGE = 1.0  # likewise for a target that changes nothing; a tint changes about as much
-LEAST_SEEN = 0.001  # likewise where the logarithm is taken: 47 dB of PSNR in the base's code
 
 
 def add_noise(target_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor, scheduler: DDIMScheduler) -> Tensor:
@@ -119,18 +118,6 @@ def focus_weights(changed_B1HW: Tensor, focus: float) -> Tensor:
     return weight_B1HW / weight_B1HW.mean((1, 2, 3), keepdim=True)
 
 
-def beside_nothing(error_B: Tensor, still_B: Tensor, log: bool) -> Tensor:
-    """Squared errors (batch) beside those of changing nothing: their share, or 1 + its logarithm; 1 is no better.
-
-    The mean of the shares is as large as its worst samples make it. The mean of the logarithms is what the scores
-    are, decibels: half the error is worth the same in a picture that is nearly right as in one that is far off.
-    """
-    if log:
-        least_B = torch.where(still_B > 0, LEAST_SEEN, LEAST_CHANGE)
-        return 1 + ((error_B + least_B) / (still_B + least_B)).log()
-    return error_B / (still_B + torch.where(still_B > LEAST_CHANGE / 10, LEAST_CHANGE, NO_CHANGE))
-
-
 def draw_times(count: int, diffusion: Diffusion, last: int, generator: torch.Generator) -> Tensor:
     """Time steps of a batch, 0..`last`: u ** time_power, and `last_share` of them the last, where no target shows."""
     u_B = torch.rand(count, generator=generator)
@@ -219,7 +206,7 @@ class Objective(nn.Module):
         loss_B = (error_BCHW.square() * self.pixel_share * weight_B1HW).mean((1, 2, 3))
         if diffusion.relative:
             still_B = ((target_BCHW - before_BCHW).square() * self.pixel_share * weight_B1HW).mean((1, 2, 3))
-            loss_B = beside_nothing(loss_B, still_B, diffusion.log)
+            loss_B = loss_B / (still_B + torch.where(still_B > LEAST_CHANGE / 10, LEAST_CHANGE, NO_CHANGE))
         if diffusion.min_snr:
             loss_B = loss_B * min_snr_weight(t_B, self.scheduler, diffusion)
         if diffusion.gate:

@@ -67,8 +67,8 @@ def micro_batch(optim: Optim, world_size: int) -> int:
     return gcd(optim.micro_batch, share) if share > optim.micro_batch else share
 
 
-def join() -> None:
-    """Join the processes that torchrun started, or be the only one; each has the GPU of its place on the machine.
+def load() -> None:
+    """Import DeepSpeed without what it would import besides, and we never use.
 
     Raises:
         ConfigError: DeepSpeed is not installed.
@@ -76,10 +76,19 @@ def join() -> None:
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # we compile nothing; DeepSpeed's optimizers load all it takes
     try:
         with hidden(*UNUSED):
-            import deepspeed
-            import deepspeed.ops
+            import deepspeed.ops  # noqa: F401
     except ImportError as error:
         raise ConfigError("training needs DeepSpeed; run: pip install 'instructdiffusion[train]'") from error
+
+
+def join() -> None:
+    """Join the processes that torchrun started, or be the only one; each has the GPU of its place on the machine.
+
+    Raises:
+        ConfigError: DeepSpeed is not installed.
+    """
+    load()
+    import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # an inference op whose build needs a compiler

@@ -75,11 +75,8 @@ def plan(
 
 def _planned(run: Run, model: Path | None, processes: int, gpu: str) -> tuple[Plan, Any]:
     """The plan, and the kind of GPU; None: CPUs."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for a GPU, and says so on our output
     with hidden(*UNUSED, *(() if run.lora.rank else ADAPTERS)):  # as a training does
-        import deepspeed  # noqa: F401
-
-        from instructdiffusion.model import planner, speed
+        from instructdiffusion.model import engine, planner, speed
     from instructdiffusion.model.weights import BASE, resolution
 
     if gpu and gpu not in planner.GPUS:
@@ -87,6 +84,8 @@ def _planned(run: Run, model: Path | None, processes: int, gpu: str) -> tuple[Pl
     kind = planner.GPUS.get(gpu)
     if model is None and run.network.size <= resolution(None):
         model = BASE
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for a GPU, and says so on our output
+    engine.load()
     shapes = planner.shapes_of(model, run.network.size)
     way = planner.way_on(kind, run.optim) if kind else speed.ways(run.optim, shapes.cells**2)[0]
     return planner.plan(run, shapes, processes, way, libraries=_libraries()), kind
